@@ -197,17 +197,12 @@ impl Bubblewrap {
                 )));
             }
         }
-        let inside = match self.completing(jail) {
+        let user = jail.user.as_ref().map(ids).transpose()?;
+        let completing = self.completing(jail);
+        let inside = match completing {
             Some(sandbox) => {
                 self.add_sandbox(&mut args, jail, sandbox);
-                let user = jail.user.as_ref().map(ids).transpose()?;
-                let staged = jail.mounts.iter().enumerate();
-                let staged = staged.filter(|(_, mount)| self.is_staged(jail, mount));
-                let moved: Vec<(String, &Mount)> = staged
-                    .map(|(number, mount)| (staged_path(number), mount))
-                    .collect();
-                let minimal = self.shows_minimal(jail);
-                Some(enter_command(jail, sandbox, workdir, &moved, user, minimal))
+                Some(self.enter_command(jail, sandbox, workdir, user))
             }
             None => {
                 if let Some(field) = jail.sandbox.first_requested() {
@@ -229,9 +224,8 @@ impl Bubblewrap {
                 })
             }
         };
-        let user = jail.user.as_ref().map(ids).transpose()?;
         // colibri-sandbox needs the namespace in which bwrap mounts, which is its own only for this user.
-        let (uid, gid) = match self.completing(jail) {
+        let (uid, gid) = match completing {
             Some(_) => (Some(0), Some(0)),
             None => user.unzip(),
         };
@@ -244,7 +238,7 @@ impl Bubblewrap {
             add(&mut args, &["--hostname", hostname.as_str()]);
         }
         // With colibri-sandbox, the working directory follows the masks.
-        let workdir = workdir.filter(|_| self.completing(jail).is_none());
+        let workdir = workdir.filter(|_| completing.is_none());
         add(
             &mut args,
             &["--chdir", workdir.map_or("/", JailPath::as_str), "--"],
@@ -254,13 +248,11 @@ impl Bubblewrap {
             command = command.wrapped_by(&program, words);
         }
         command = command.wrapped_by(self.program.as_str(), args);
-        if let Some(sandbox) = self.completing(jail) {
+        let mut options = ProxyOptions::default();
+        if let Some(sandbox) = completing {
             command = command.wrapped_by(sandbox.program.as_str(), self.run_words(jail));
+            options = ProxyOptions::of(jail);
         }
-        let options = match self.completing(jail) {
-            Some(_) => ProxyOptions::of(jail),
-            None => ProxyOptions::default(),
-        };
         if let Some(proxy) = proxy {
             command = command.filtered_with(proxy, &jail.allow, &options);
         }
@@ -393,6 +385,79 @@ impl Bubblewrap {
         !is_private || jail.mounts.iter().any(contains)
     }
 
+    /// Returns the program and the arguments of colibri-sandbox's part `enter`, before the agent's command.
+    fn enter_command(
+        &self,
+        jail: &EphemeralJail,
+        sandbox: &SandboxProgram,
+        workdir: Option<&JailPath>,
+        user: Option<(u32, u32)>,
+    ) -> (String, Vec<String>) {
+        let options = &jail.sandbox;
+        let mut words = Vec::new();
+        let mut program = SANDBOX_INSIDE.to_owned();
+        if jail.path != JailPath::root()
+            && let Some(linker) = sandbox.libraries.first()
+        {
+            program = library_inside(linker);
+            add(
+                &mut words,
+                &["--library-path", LIBRARIES_INSIDE, SANDBOX_INSIDE],
+            );
+        }
+        add(&mut words, &["enter"]);
+        if !jail.allow.is_empty() {
+            add(&mut words, &["--proxy"]);
+            add_loopback_ports(&mut words, &jail.allow);
+        }
+        if let Some((uid, gid)) = user {
+            add(&mut words, &["--user", &format!("{uid}:{gid}")]);
+        }
+        if let Some(files) = options.open_files {
+            add(&mut words, &["--open-files", &files.to_string()]);
+        }
+        for (number, mount) in jail.mounts.iter().enumerate() {
+            if self.is_staged(jail, mount) {
+                let staged = staged_path(number);
+                add(&mut words, &["--move", &staged, mount.target.as_str()]);
+            }
+        }
+        let mut all = |option: &str, values: &mut dyn Iterator<Item = &str>| {
+            for value in values {
+                add(&mut words, &[option, value]);
+            }
+        };
+        let text = JailPath::as_str;
+        all("--lift", &mut options.lifted.iter().map(|one| one.name()));
+        all(
+            "--mask",
+            &mut jail.masked.iter().chain(&options.denied).map(text),
+        );
+        for (option, protection) in [
+            ("--protect", Protection::Project),
+            ("--protect-git", Protection::GitDirectory),
+            ("--writable", Protection::Nothing),
+        ] {
+            let mounts = jail.mounts.iter();
+            let selected =
+                mounts.filter(|mount| !mount.read_only && mount.protection == protection);
+            all(option, &mut selected.map(|mount| mount.target.as_str()));
+        }
+        all(
+            "--protect-git",
+            &mut options.git_directories.iter().map(text),
+        );
+        let private = MINIMAL_PRIVATE.iter().filter(|_| self.shows_minimal(jail));
+        all("--writable", &mut private.map(|(path, _)| *path));
+        all("--hide", &mut options.hidden.iter().map(text));
+        all("--read-only", &mut options.read_only.iter().map(text));
+        all("--unprotect", &mut options.unprotected.iter().map(text));
+        all("--home", &mut options.home_path.iter().map(text));
+        all("--workdir", &mut workdir.into_iter().map(text));
+        add(&mut words, &["--"]);
+        (program, words)
+    }
+
     /// Returns the arguments of colibri-sandbox's part `run`.
     fn run_words(&self, jail: &EphemeralJail) -> Vec<String> {
         let mut words = vec!["run".to_owned()];
@@ -463,76 +528,6 @@ fn staged_path(number: usize) -> String {
 fn library_inside(library: &JailPath) -> String {
     let name = library.as_str().rsplit('/').next().unwrap_or_default();
     format!("{LIBRARIES_INSIDE}/{name}")
-}
-
-/// Returns the program and the arguments of colibri-sandbox's part `enter`, before the agent's command.
-fn enter_command(
-    jail: &EphemeralJail,
-    sandbox: &SandboxProgram,
-    workdir: Option<&JailPath>,
-    moved: &[(String, &Mount)],
-    user: Option<(u32, u32)>,
-    shows_minimal: bool,
-) -> (String, Vec<String>) {
-    let options = &jail.sandbox;
-    let mut words = Vec::new();
-    let mut program = SANDBOX_INSIDE.to_owned();
-    if jail.path != JailPath::root()
-        && let Some(linker) = sandbox.libraries.first()
-    {
-        program = library_inside(linker);
-        add(
-            &mut words,
-            &["--library-path", LIBRARIES_INSIDE, SANDBOX_INSIDE],
-        );
-    }
-    add(&mut words, &["enter"]);
-    if !jail.allow.is_empty() {
-        add(&mut words, &["--proxy"]);
-        add_loopback_ports(&mut words, &jail.allow);
-    }
-    if let Some((uid, gid)) = user {
-        add(&mut words, &["--user", &format!("{uid}:{gid}")]);
-    }
-    if let Some(files) = options.open_files {
-        add(&mut words, &["--open-files", &files.to_string()]);
-    }
-    for (staged, mount) in moved {
-        add(&mut words, &["--move", staged, mount.target.as_str()]);
-    }
-    let mut all = |option: &str, values: &mut dyn Iterator<Item = &str>| {
-        for value in values {
-            add(&mut words, &[option, value]);
-        }
-    };
-    let text = JailPath::as_str;
-    all("--lift", &mut options.lifted.iter().map(|one| one.name()));
-    all(
-        "--mask",
-        &mut jail.masked.iter().chain(&options.denied).map(text),
-    );
-    for (option, protection) in [
-        ("--protect", Protection::Project),
-        ("--protect-git", Protection::GitDirectory),
-        ("--writable", Protection::Nothing),
-    ] {
-        let mounts = jail.mounts.iter();
-        let selected = mounts.filter(|mount| !mount.read_only && mount.protection == protection);
-        all(option, &mut selected.map(|mount| mount.target.as_str()));
-    }
-    all(
-        "--protect-git",
-        &mut options.git_directories.iter().map(text),
-    );
-    let private = MINIMAL_PRIVATE.iter().filter(|_| shows_minimal);
-    all("--writable", &mut private.map(|(path, _)| *path));
-    all("--hide", &mut options.hidden.iter().map(text));
-    all("--read-only", &mut options.read_only.iter().map(text));
-    all("--unprotect", &mut options.unprotected.iter().map(text));
-    all("--home", &mut options.home_path.iter().map(text));
-    all("--workdir", &mut workdir.into_iter().map(text));
-    add(&mut words, &["--"]);
-    (program, words)
 }
 
 impl JailEngine for Bubblewrap {

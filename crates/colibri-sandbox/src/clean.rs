@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use colibri_jail_core::Placeholder;
-use rustix::fs::{CWD, FlockOperation, Mode, OFlags, ResolveFlags, flock, openat2};
+use rustix::fs::{FlockOperation, flock};
 
 use crate::{SandboxError, cannot, paths, placeholder, report};
 
@@ -28,21 +28,13 @@ fn clean_directory(directory: &Path) -> io::Result<()> {
         directory.file_name().and_then(|name| name.to_str()),
     ) {
         // It may be a placeholder itself; one that is in use is a mount point only in another namespace, so its lock decides.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        if let Ok(parent) = openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+        if let Ok(parent) = paths::open_directory_without_links(parent)
             && flock(&parent, FlockOperation::NonBlockingLockExclusive).is_ok()
         {
             placeholder::remove(&parent, name, Placeholder::Directory)?;
         }
     }
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let directory = match openat2(
-        CWD,
-        directory,
-        flags,
-        Mode::empty(),
-        ResolveFlags::NO_SYMLINKS,
-    ) {
+    let directory = match paths::open_directory_without_links(directory) {
         Ok(directory) => directory,
         Err(rustix::io::Errno::NOTDIR | rustix::io::Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),

@@ -184,7 +184,10 @@ fn filters(
         let new_user = u64::try_from(libc::CLONE_NEWUSER)?;
         // The flags are the first argument on all architectures but s390 and CRIS, which seccompiler lacks.
         for number in [libc::SYS_clone, libc::SYS_unshare] {
-            denied.push((number, vec![rule(&[masked(0, new_user, new_user)?])?]));
+            denied.push((
+                number,
+                vec![rule(&[masked(0, new_user, libc::CLONE_NEWUSER)?])?],
+            ));
         }
     }
     // The init process has the user of the agent, and a lease delays the writes of others (fcntl(2)).
@@ -219,7 +222,7 @@ fn socket_rules(
         // Pairs of streams remain: they cannot be connected to an address, which one of datagrams can.
         refused.push(rule(&[equal(0, libc::AF_UNIX)?])?);
         for kind in [libc::SOCK_DGRAM, libc::SOCK_RAW] {
-            pairs.push(rule(&[masked(1, SOCKET_TYPES, u64::try_from(kind)?)?])?);
+            pairs.push(rule(&[masked(1, SOCKET_TYPES, kind)?])?);
         }
     }
     if options.applies(Restriction::SocketFamilies) {
@@ -273,14 +276,8 @@ fn condition(position: u8, operator: SeccompCmpOp, value: impl TryInto<i64>) -> 
     )?)
 }
 
-fn masked(position: u8, mask: u64, value: u64) -> ConditionResult {
-    let operator = SeccompCmpOp::MaskedEq(mask);
-    Ok(SeccompCondition::new(
-        position,
-        SeccompCmpArgLen::Dword,
-        operator,
-        value,
-    )?)
+fn masked(position: u8, mask: u64, value: impl TryInto<i64>) -> ConditionResult {
+    condition(position, SeccompCmpOp::MaskedEq(mask), value)
 }
 
 fn instruction(instruction: &BpfInstruction) -> sock_filter {

@@ -14,6 +14,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use rustix::path::Arg;
 
 use crate::{SandboxError, cannot, placeholder};
 
@@ -76,14 +77,12 @@ pub(crate) fn pin_parents(path: &Path, writable: &[PathBuf]) -> Result<(), Sandb
             .take_while(|parent| parent != directory && parent.starts_with(directory))
             .collect();
         for parent in parents.into_iter().rev() {
-            let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let opened = openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS);
-            match opened {
-                Ok(parent_fd) => bind(&parent_fd, false)
-                    .map_err(cannot(format!("protect {}", parent.display())))?,
+            let failed = || format!("protect {}", parent.display());
+            match open_without_links(parent) {
+                Ok(opened) => bind(&opened, false).map_err(cannot(failed()))?,
                 // Nothing is below it.
                 Err(Errno::NOENT) => break,
-                Err(error) => return Err(cannot(format!("protect {}", parent.display()))(error)),
+                Err(error) => return Err(cannot(failed())(error)),
             }
         }
     }
@@ -93,8 +92,7 @@ pub(crate) fn pin_parents(path: &Path, writable: &[PathBuf]) -> Result<(), Sandb
 /// Makes an existing path in a writable directory read-only.
 pub(crate) fn make_read_only(path: &Path, writable: &[PathBuf]) -> Result<(), SandboxError> {
     pin_parents(path, writable)?;
-    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    match openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+    match open_without_links(path) {
         Ok(target) => bind(&target, true).map_err(cannot(format!("protect {}", path.display()))),
         Err(Errno::NOENT) => create_read_only(path).map_err(cannot(format!(
             "create a placeholder for {}",
@@ -110,8 +108,7 @@ fn create_read_only(path: &Path) -> io::Result<()> {
     else {
         return Ok(());
     };
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let parent = match openat2(CWD, parent, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
+    let parent = match open_directory_without_links(parent) {
         Ok(parent) => parent,
         Err(Errno::NOENT) => return Ok(()),
         Err(error) => return Err(error.into()),
@@ -132,12 +129,22 @@ pub(crate) fn move_to(staged: &Path, target: &Path) -> Result<(), SandboxError> 
         SandboxError::from(format!("cannot mount at {target}: {error}; {hint}"))
     };
     let moved = || -> io::Result<()> {
-        let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-        let point = openat2(CWD, target, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
-        let mount = openat(CWD, staged, flags, Mode::empty())?;
-        attach(&mount, &point)
+        let point = open_without_links(target)?;
+        attach(&open_without_links(staged)?, &point)
     };
     moved().map_err(failed)
+}
+
+/// Opens a path. A link in it is refused, and one at its end is opened itself.
+fn open_without_links(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
+}
+
+/// Opens a directory to change its entries; none of the parts of its path may be a link.
+pub(crate) fn open_directory_without_links(path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
 }
 
 /// Opens a path for use as a mount point. Links are followed, because the mask of what a link shows is needed.
@@ -150,7 +157,7 @@ fn file_type(file: &impl AsFd) -> io::Result<FileType> {
 }
 
 /// Returns a copy of the mount of a file or directory, with the mounts in it.
-fn clone_tree(file: &impl AsFd) -> io::Result<OwnedFd> {
+pub(crate) fn clone_tree(file: &impl AsFd) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
@@ -187,7 +194,7 @@ pub(crate) fn protect(
             protection.apply(&directory, name, &shown, *placeholder)?;
             continue;
         }
-        match open_in(&directory, name) {
+        match open_in(&directory, *name) {
             Ok(git)
                 if is_repository(&git).map_err(cannot(format!("read {}", shown.display())))? =>
             {
@@ -253,11 +260,11 @@ fn is_repository(git: &OwnedFd) -> io::Result<bool> {
     )?)?)
 }
 
-/// Opens a name in a directory, which must not be a link.
-fn open_in(directory: &impl AsFd, name: &str) -> Result<OwnedFd, Errno> {
+/// Opens a path in a directory. A link in it is refused, and one at its end is opened itself.
+fn open_in(directory: &impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
     openat2(
         directory,
-        name,
+        path,
         OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW,
         Mode::empty(),
         ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
@@ -338,14 +345,7 @@ impl Protection<'_> {
                 .iter()
                 .filter_map(|open| open.strip_prefix(shown).ok());
             for (path, copy) in inside.zip(&opened) {
-                let attached = || -> io::Result<()> {
-                    let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-                    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-                    attach(
-                        copy,
-                        &openat2(&covered, path, flags, Mode::empty(), resolve)?,
-                    )
-                };
+                let attached = || -> io::Result<()> { attach(copy, &open_in(&covered, path)?) };
                 attached().map_err(cannot(format!("unprotect {}", shown.join(path).display())))?;
             }
         }
@@ -362,11 +362,7 @@ impl Protection<'_> {
             .unprotected
             .iter()
             .filter_map(|open| open.strip_prefix(shown).ok());
-        let copy = |path: &Path| -> io::Result<OwnedFd> {
-            let flags = OFlags::PATH | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-            let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS;
-            clone_tree(&openat2(target, path, flags, Mode::empty(), resolve)?)
-        };
+        let copy = |path: &Path| -> io::Result<OwnedFd> { clone_tree(&open_in(target, path)?) };
         inside
             .map(|path| {
                 copy(path).map_err(cannot(format!("unprotect {}", shown.join(path).display())))

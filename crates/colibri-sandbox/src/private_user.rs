@@ -14,11 +14,11 @@ use rustix::fs::{
 };
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::mount::{
-    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change,
-    move_mount, open_tree,
+    MountFlags, MountPropagationFlags, MoveMountFlags, mount, mount_change, move_mount,
 };
 
 use crate::options::User;
+use crate::paths::clone_tree;
 use crate::{SandboxError, cannot};
 
 /// First of the uids of agents: outside of the ranges that systemd, containers and distributions use
@@ -201,16 +201,12 @@ fn stage(held: &[i32], uid: u32, gid: u32) -> Result<(), SandboxError> {
 
 /// Returns a copy of the mount of a file that shows its owner as the user, and its group as that of the user.
 fn copy_for_user(source: &OwnedFd, uid: u32, gid: u32) -> Result<OwnedFd, SandboxError> {
-    let flags = OpenTreeFlags::OPEN_TREE_CLONE
-        | OpenTreeFlags::OPEN_TREE_CLOEXEC
-        | OpenTreeFlags::AT_EMPTY_PATH
-        | OpenTreeFlags::AT_RECURSIVE;
-    let copy = open_tree(source, "", flags).map_err(cannot("copy the mount of an agent"))?;
+    let copy = clone_tree(source).map_err(cannot("copy the mount of an agent"))?;
     let owner = fstat(source).map_err(cannot("read the owner of a mount"))?;
     if owner.st_uid == uid {
         return Ok(copy);
     }
-    let namespace = namespace(&[(owner.st_uid, uid)], &[(owner.st_gid, gid)])
+    let namespace = namespace((owner.st_uid, uid), (owner.st_gid, gid))
         .map_err(cannot("create a user namespace for the owners of a mount"))?;
     match mounts::map_owners(&copy, &namespace) {
         Ok(()) => Ok(copy),
@@ -229,8 +225,8 @@ fn copy_for_user(source: &OwnedFd, uid: u32, gid: u32) -> Result<OwnedFd, Sandbo
     }
 }
 
-/// Returns a user namespace with these mappings, each of one id inside to one outside.
-fn namespace(users: &[(u32, u32)], groups: &[(u32, u32)]) -> io::Result<OwnedFd> {
+/// Returns a user namespace that maps one user and one group: each an id inside and one outside.
+fn namespace(user: (u32, u32), group: (u32, u32)) -> io::Result<OwnedFd> {
     let mut holder = Command::new("/proc/self/exe")
         .arg("hold-namespace")
         .env_clear()
@@ -241,11 +237,11 @@ fn namespace(users: &[(u32, u32)], groups: &[(u32, u32)]) -> io::Result<OwnedFd>
         let mut output = holder.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
         output.read_exact(&mut [0])?;
         let directory = format!("/proc/{}", holder.id());
-        for (file, mappings) in [("uid_map", users), ("gid_map", groups)] {
-            let lines = mappings
-                .iter()
-                .map(|(inside, outside)| format!("{inside} {outside} 1\n"));
-            fs::write(format!("{directory}/{file}"), lines.collect::<String>())?;
+        for (file, (inside, outside)) in [("uid_map", user), ("gid_map", group)] {
+            fs::write(
+                format!("{directory}/{file}"),
+                format!("{inside} {outside} 1\n"),
+            )?;
         }
         Ok(File::open(format!("{directory}/ns/user"))?.into())
     })();

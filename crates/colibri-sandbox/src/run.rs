@@ -8,7 +8,6 @@ use std::process::{Command, ExitCode};
 use colibri_jail_core::USER_VARIABLE;
 use colibri_sys::kernel;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
-use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::options::{Run, User};
@@ -92,7 +91,5 @@ fn sealed_copy(path: &std::ffi::OsStr) -> io::Result<std::os::fd::OwnedFd> {
         &copy,
         SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
     )?;
-    // The dynamic linker opens it again by its path in /proc.
-    fcntl_setfd(&copy, FdFlags::CLOEXEC)?;
     Ok(copy.into())
 }

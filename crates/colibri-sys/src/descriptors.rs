@@ -108,11 +108,7 @@ pub fn place_at(descriptor: OwnedFd, number: i32) -> io::Result<()> {
         std::mem::forget(descriptor);
         return Ok(());
     }
-    // SAFETY: the call takes only integers, and no value owns `number`, which is not open.
-    match unsafe { libc::dup2(descriptor.as_raw_fd(), number) } {
-        -1 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
-    }
+    duplicate_to(&descriptor, number)
 }
 
 fn is_open(number: i32) -> bool {
