@@ -14,6 +14,7 @@ use colibri_template::{AgentUserName, ArchivePath, DatasetName, Digest};
 
 pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
 use self::values::{age, agent, duration, one_of, parsed, since};
+use crate::output;
 
 /// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
 pub(crate) fn parse() -> CliArguments {
@@ -23,7 +24,14 @@ pub(crate) fn parse() -> CliArguments {
             .iter()
             .map(|word| word.to_string_lossy().into_owned())
             .collect();
-        separator::explain(error, CliArguments::command(), &words).exit()
+        let error = separator::explain(error, CliArguments::command(), &words);
+        // clap quotes words as they are.
+        let plain = error.render().to_string();
+        if error.use_stderr() && output::printable(&plain) != plain {
+            output::message(plain.trim_end());
+            std::process::exit(error.exit_code());
+        }
+        error.exit()
     })
 }
 

@@ -181,7 +181,7 @@ impl AttachView {
     /// Queues a message for stderr, after the queued output.
     fn show_message(&mut self, message: &str) {
         self.finish_line();
-        let line = format!("colibri: {message}\n");
+        let line = output::message_line(message);
         self.sink.write(Stream::Stderr, line.into_bytes());
     }
 

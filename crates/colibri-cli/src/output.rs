@@ -3,7 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use colibri_client::ConnectionEvent;
-use colibri_types::is_invisible;
+use colibri_types::is_unprintable;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde::Serialize;
 
@@ -15,9 +15,26 @@ const STDERR_TIMEOUT: Timespec = Timespec {
     tv_nsec: 500_000_000,
 };
 
+/// Returns the text of a message, which may quote what others chose: characters that a terminal obeys or does not show are
+/// replaced, except newlines.
+pub(crate) fn printable(text: &str) -> String {
+    let replace = |c| match c {
+        '\n' => c,
+        '\t' => ' ',
+        c if is_unprintable(c) => '?',
+        c => c,
+    };
+    text.chars().map(replace).collect()
+}
+
+/// Returns a message as printed on stderr.
+pub(crate) fn message_line(text: &str) -> String {
+    format!("colibri: {}\n", printable(text))
+}
+
 /// Writes a message to stderr. A blocked stderr delays the command by at most [`STDERR_TIMEOUT`].
 pub(crate) fn message(text: &str) {
-    let (stderr, line) = (io::stderr(), format!("colibri: {text}\n"));
+    let (stderr, line) = (io::stderr(), message_line(text));
     // Without the buffers and locks of `std`. A pipe that poll(2) reports as writable accepts this many bytes.
     for part in line.as_bytes().chunks(4096) {
         let mut polled = [PollFd::new(&stderr, PollFlags::OUT)];
@@ -98,14 +115,7 @@ pub(crate) fn coloured(text: &str, code: &str) -> String {
 /// Sanitizes untrusted text for a terminal: replaces control, bidirectional and invisible characters, and truncates to
 /// `width` characters.
 pub(crate) fn sanitize(text: &str, width: usize) -> String {
-    let clean: String = text
-        .chars()
-        .map(|c| match c {
-            '\t' => ' ',
-            c if c.is_control() || is_invisible(c) => '?',
-            c => c,
-        })
-        .collect();
+    let clean = printable(text).replace('\n', "?");
     if clean.chars().count() <= width {
         return clean;
     }

@@ -1,6 +1,7 @@
 //! Removes control characters, escape sequences and direction overrides from untrusted text, so that it is safe to print
 //! on a terminal and in a log.
 
+use colibri_types::is_unprintable;
 use vte::{Parser, Perform};
 
 /// Sanitizes a byte stream that arrives in chunks of any size. The result contains no control characters except LF and
@@ -47,7 +48,7 @@ struct PlainText {
 impl Perform for PlainText {
     fn print(&mut self, c: char) {
         self.after_carriage_return = false;
-        if !c.is_control() && !is_misleading(c) {
+        if !is_unprintable(c) || JOINERS.contains(&c) {
             self.text.push(c);
         }
     }
@@ -65,13 +66,8 @@ impl Perform for PlainText {
     }
 }
 
-/// Returns whether a character changes how the text after it is displayed, or hides text: a bidirectional mark or override, a line
-/// or paragraph separator, a byte order mark, a zero-width space or a tag. Joiners remain, which scripts and emoji need.
-fn is_misleading(c: char) -> bool {
-    matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}'
-        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
-}
+/// Joiners, which scripts and emoji need.
+const JOINERS: [char; 2] = ['\u{200c}', '\u{200d}'];
 
 /// Returns the sanitized form of a complete text.
 pub(crate) fn sanitize_text(text: &str) -> String {

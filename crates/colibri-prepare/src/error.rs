@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use colibri_jail_core::{CommandLineError, JailError, PathError};
 use colibri_priv::PrivError;
-use colibri_types::{SpawnConfigError, is_invisible};
+use colibri_types::{SpawnConfigError, is_unprintable};
 
 /// Why a configuration cannot be turned into a command on this host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,14 +64,7 @@ pub enum PrepareError {
 
 /// Returns a text with control and invisible characters replaced.
 fn printable(text: &str) -> String {
-    let replace = |c: char| {
-        if c.is_control() || is_invisible(c) {
-            '?'
-        } else {
-            c
-        }
-    };
-    text.chars().map(replace).collect()
+    text.replace(is_unprintable, "?")
 }
 
 /// Reports whether an error of the system means that a resource is exhausted: descriptors, processes, memory or disk.

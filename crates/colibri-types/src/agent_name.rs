@@ -25,10 +25,15 @@ pub enum AgentNameError {
     Control,
 }
 
-/// Returns whether a character is invisible, and could make two names look the same or hide text (Unicode: default ignorable,
-/// without variation selectors, and bidirectional controls).
+/// Returns whether a character is a control character or invisible, and so could change how a terminal shows other text, make two
+/// names look the same, or hide text (Unicode: control, default ignorable without the first variation selectors, bidirectional
+/// controls, line and paragraph separators).
 #[must_use]
-pub fn is_invisible(c: char) -> bool {
+pub fn is_unprintable(c: char) -> bool {
+    c.is_control() || is_invisible(c)
+}
+
+fn is_invisible(c: char) -> bool {
     matches!(
         c,
         '\u{ad}'
@@ -63,7 +68,7 @@ impl FromStr for AgentName {
             Err(AgentNameError::Blank)
         } else if text.chars().count() > MAX_NAME {
             Err(AgentNameError::TooLong)
-        } else if text.chars().any(|c| c.is_control() || is_invisible(c)) {
+        } else if text.chars().any(is_unprintable) {
             Err(AgentNameError::Control)
         } else {
             Ok(Self(text.to_owned()))

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use colibri_config::Hook;
 use colibri_glasspane::AgentState;
-use colibri_types::{AgentId, is_invisible};
+use colibri_types::{AgentId, is_unprintable};
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
 use serde_json::Value;
@@ -90,13 +90,7 @@ impl HookEvent {
 /// Replaces control and invisible characters in untrusted text by spaces, and truncates it.
 fn clean(text: &str) -> String {
     text.chars()
-        .map(|c| {
-            if c.is_control() || is_invisible(c) {
-                ' '
-            } else {
-                c
-            }
-        })
+        .map(|c| if is_unprintable(c) { ' ' } else { c })
         .take(MAX_TEXT_CHARS)
         .collect()
 }
