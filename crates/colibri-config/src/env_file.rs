@@ -67,7 +67,7 @@ pub fn read(
         path: path.to_owned(),
         source,
     };
-    let file = regular_file::open(path).map_err(failed)?;
+    let file = regular_file::open_without_links(path).map_err(failed)?;
     let ownership = Ownership::from(&file.metadata().map_err(failed)?);
     if readers == AllowedReaders::Owner && ownership.is_accessible_by_others() {
         return Err(EnvFileError::Open {

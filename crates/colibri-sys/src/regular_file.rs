@@ -1,22 +1,99 @@
 //! Regular files named by users. A FIFO or a device at such a path could block its reader.
 
+use std::ffi::OsString;
 use std::fs::{File, FileType, OpenOptions};
 use std::io::{self, Read};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStringExt;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
 
-use rustix::fs::OFlags;
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, openat, readlinkat, statat};
+use rustix::io::Errno;
+
+/// Flags with which a file of any type is opened without blocking.
+const OPEN: OFlags = OFlags::NONBLOCK
+    .union(OFlags::CLOEXEC)
+    .union(OFlags::NOCTTY);
+/// Maximum number of links in a path, as of the kernel (path_resolution(7)).
+const MAX_LINKS: usize = 40;
 
 /// Opens a regular file for reading. Never blocks, unlike a plain open(2) of a FIFO without a writer.
 ///
 /// # Errors
 /// The file cannot be opened, or is not a regular file.
 pub fn open(path: &Path) -> io::Result<File> {
-    let flags = OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
     let file = OpenOptions::new()
         .read(true)
-        .custom_flags(flags.bits().cast_signed())
+        .custom_flags(OPEN.bits().cast_signed())
         .open(path)?;
+    require_regular(file)
+}
+
+/// Opens a regular file as [`open`], but follows only symbolic links of root, and as root none: others may be those of an agent, which
+/// would choose a file that it cannot read itself.
+///
+/// # Errors
+/// As for [`open`]; or the path contains another link.
+pub fn open_without_links(path: &Path) -> io::Result<File> {
+    let parts = |path: &Path| -> Vec<OsString> {
+        let named = path.components().filter_map(|part| match part {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some("..".into()),
+            _ => None,
+        });
+        named.collect()
+    };
+    let root = || openat(CWD, "/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+    let is_root = rustix::process::geteuid().is_root();
+    let mut rest = parts(&std::path::absolute(path)?);
+    rest.reverse();
+    let mut directory: OwnedFd = root()?;
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        let kind = if rest.is_empty() {
+            OPEN
+        } else {
+            OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC
+        };
+        let opened = openat(&directory, &name, kind | OFlags::NOFOLLOW, Mode::empty());
+        // The error of a link differs between systems and flags.
+        let error = match opened {
+            Ok(file) if rest.is_empty() => return require_regular(file.into()),
+            Ok(opened) => {
+                directory = opened;
+                continue;
+            }
+            Err(error) => error,
+        };
+        let Ok(target) = readlinkat(&directory, &name, Vec::new()) else {
+            return Err(error.into());
+        };
+        let owner = statat(&directory, &name, AtFlags::SYMLINK_NOFOLLOW)?.st_uid;
+        if owner != 0 || is_root {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!(
+                    "{} in its path is a symbolic link, which an agent could have made; give the path without links",
+                    Path::new(&name).display()
+                ),
+            ));
+        }
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(Errno::LOOP.into());
+        }
+        let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+        if target.is_absolute() {
+            directory = root()?;
+        }
+        rest.extend(parts(&target).into_iter().rev());
+    }
+    Err(io::ErrorKind::IsADirectory.into())
+}
+
+/// Returns the file if it is a regular one.
+fn require_regular(file: File) -> io::Result<File> {
     let file_type = file.metadata()?.file_type();
     if file_type.is_file() {
         return Ok(file);
@@ -101,5 +178,37 @@ mod tests {
         assert!(read(&dir.path().join("socket"), 10).is_err());
         assert_eq!(read(&file, 3).unwrap(), b"abc");
         assert!(read(&file, 2).is_err());
+    }
+
+    #[test]
+    fn links_that_an_agent_could_have_made_are_not_followed() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::fs::create_dir(root.join("d")).unwrap();
+        std::fs::write(root.join("d/file"), "abc").unwrap();
+        symlink("d", root.join("directory")).unwrap();
+        symlink("d/file", root.join("link")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        assert!(open_without_links(&root.join("d/file")).is_ok());
+        assert!(open_without_links(&root.join("d/../d/./file")).is_ok());
+        for (name, part) in [
+            ("link", "link in its path is a symbolic link"),
+            ("directory/file", "directory in its path is"),
+            ("loop", "loop in its path is"),
+            ("d", "directory"),
+            ("absent/file", "No such file"),
+            ("d/file/x", "Not a directory"),
+            ("..", "directory"),
+        ] {
+            let error = open_without_links(&root.join(name)).unwrap_err();
+            assert!(error.to_string().contains(part), "{name}: {error}");
+        }
+        // A link of root.
+        let system = Path::new("/proc/self/status");
+        if cfg!(target_os = "linux") {
+            let as_root = rustix::process::geteuid().is_root();
+            assert_eq!(open_without_links(system).is_ok(), !as_root);
+        }
     }
 }
