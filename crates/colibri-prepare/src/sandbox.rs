@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use colibri_jail_core::{
     CommandLine, EphemeralJail, GIT_DIRECTORY, HostUser, JailPath, JailUser, Limits, Mount,
@@ -14,7 +14,7 @@ use colibri_sys::regular_file;
 use colibri_types::HeldFile;
 
 use crate::doctor::is_host_root;
-use crate::mountinfo::MountTable;
+use crate::mountinfo::{MountTable, join};
 use crate::{PrepareError, Preparer, worktree};
 
 /// Directories and files of the host in which sockets of the user's and the system's services are, or which are secret.
@@ -169,7 +169,7 @@ impl Preparer {
             .collect();
         reject_exposing_mounts(jail, host, &programs, user_home.as_deref())?;
         reject_second_views(jail)?;
-        let mut hidden = self.hidden_paths(jail, &host.mounts, user_home.as_deref());
+        let mut hidden = self.hidden_paths(jail, &host.mounts, user_home.as_deref())?;
         hidden.sort();
         hidden.dedup();
         jail.sandbox.hidden = hidden;
@@ -180,39 +180,53 @@ impl Preparer {
             is_mounted || !self.engine.hidden_by_view(jail, path)
         });
         jail.masked = masked;
-        jail.sandbox.read_only = referenced_paths(jail);
-        jail.sandbox.git_directories = worktree::directories_inside(jail);
+        let repositories = worktree::repositories_inside(jail);
+        let mut read_only = referenced_paths(jail);
+        read_only.extend(repositories.links);
+        jail.sandbox.read_only = read_only;
+        jail.sandbox.git_directories = repositories.directories;
         Ok(())
     }
 
     /// Returns the paths in the jail that show sockets and secrets of the host.
+    ///
+    /// # Errors
+    /// A mount shows only such a path.
     fn hidden_paths(
         &self,
         jail: &EphemeralJail,
         table: &MountTable,
         home: Option<&Path>,
-    ) -> Vec<JailPath> {
+    ) -> Result<Vec<JailPath>, PathError> {
         let in_home = PRIVATE_IN_HOME
             .iter()
             .filter_map(|path| Some(home?.join(path)));
-        let mut private: Vec<PathBuf> = PRIVATE_ON_HOST
-            .iter()
-            .map(PathBuf::from)
-            .chain(in_home)
-            .collect();
-        if jail.sandbox.applies(Restriction::UnixSockets) {
-            private.extend(bound_sockets());
-        }
-        let mut hidden = Vec::new();
-        for path in private {
-            let Ok(real) = path.canonicalize() else {
-                continue;
-            };
-            for alias in table.aliases(&real) {
-                hidden.extend(self.paths_inside(jail, &alias));
+        let private = PRIVATE_ON_HOST.iter().map(PathBuf::from).chain(in_home);
+        let aliases = |path: PathBuf| match path.canonicalize() {
+            Ok(real) => table.aliases(&real),
+            Err(_) => Vec::new(),
+        };
+        let private: Vec<PathBuf> = private.flat_map(aliases).collect();
+        for mount in &jail.mounts {
+            let source = Path::new(mount.source.as_str());
+            if let Some(path) = private.iter().find(|path| source.starts_with(path)) {
+                let problem = format!(
+                    "is or is in {}, which no agent may see; mount a copy of what the agent needs",
+                    path.display()
+                );
+                return Err(PathError::new("mount source", &mount.source, problem));
             }
         }
-        hidden
+        let sockets = match jail.sandbox.applies(Restriction::UnixSockets) {
+            true => bound_sockets(),
+            false => Vec::new(),
+        };
+        let all = private
+            .into_iter()
+            .chain(sockets.into_iter().flat_map(aliases));
+        Ok(all
+            .flat_map(|path| self.paths_inside(jail, &path))
+            .collect())
     }
 
     /// Returns the paths in the jail that show a path of the host.
@@ -233,7 +247,7 @@ impl Preparer {
         }
         for mount in &jail.mounts {
             if let Ok(inner) = path.strip_prefix(mount.source.as_str())
-                && let Some(found) = parse(&Path::new(mount.target.as_str()).join(inner))
+                && let Some(found) = parse(&join(Path::new(mount.target.as_str()), inner))
             {
                 inside.push(found);
             }
@@ -279,23 +293,45 @@ impl Preparer {
     }
 }
 
-/// Returns the command that removes the placeholders of protected paths after each run.
+/// Returns the command that removes the placeholders of protected paths after each run, and links in directories of repositories.
 pub(crate) fn clean_command(program: &str, jail: &EphemeralJail) -> Option<CommandLine> {
-    let has_placeholders =
-        |mount: &&Mount| !mount.read_only && mount.protection != Protection::Nothing;
-    let writable = jail.mounts.iter().filter(has_placeholders);
-    let mut sources: Vec<String> = writable
-        .clone()
-        .map(|mount| mount.source.to_string())
-        .collect();
-    for path in &jail.sandbox.read_only {
-        let on_host = host_path(&jail.mounts, Path::new(path.as_str()));
-        sources.extend(on_host.and_then(|path| path.to_str().map(str::to_owned)));
+    let mut words = vec!["clean".to_owned()];
+    let mut add = |option: &str, path: &Path| {
+        if let Some(path) = path.to_str() {
+            words.extend([option.to_owned(), path.to_owned()]);
+        }
+    };
+    for mount in jail.mounts.iter().filter(|mount| !mount.read_only) {
+        let source = Path::new(mount.source.as_str());
+        match mount.protection {
+            Protection::Project => add("--workspace", source),
+            Protection::GitDirectory => {
+                add("--git", source);
+                if let Some(repository) = source.ancestors().nth(2) {
+                    add("--logs", &repository.join("logs"));
+                }
+            }
+            Protection::Nothing => {}
+        }
     }
-    if sources.is_empty() {
-        return None;
+    let inside = |option, paths: &[JailPath]| {
+        let on_host = paths
+            .iter()
+            .filter_map(|path| host_path(&jail.mounts, Path::new(path.as_str())));
+        on_host
+            .map(|path| (option, path))
+            .collect::<Vec<(&str, PathBuf)>>()
+    };
+    let git = inside("--git", &jail.sandbox.git_directories);
+    for (option, path) in git
+        .into_iter()
+        .chain(inside("--path", &jail.sandbox.read_only))
+    {
+        add(option, &path);
     }
-    CommandLine::new(program, std::iter::once("clean".to_owned()).chain(sources)).ok()
+    let is_empty = words.len() == 1;
+    let command = CommandLine::new(program, words).ok();
+    command.filter(|_| !is_empty)
 }
 
 /// Returns the user of an agent of a root daemon: the one that the request names, and never root.
@@ -459,35 +495,47 @@ fn referenced_paths(jail: &EphemeralJail) -> Vec<JailPath> {
             .map(|entry| entry.path());
         let config = regular_file::read(&git.join("config"), MAX_CONFIG).unwrap_or_default();
         let named = named_by_config(&String::from_utf8_lossy(&config));
-        let is_plain = |path: &Path| {
-            path.components()
-                .all(|part| matches!(part, std::path::Component::Normal(_)))
-        };
-        let hooks_path = named
-            .iter()
-            .find(|(is_hooks, path)| *is_hooks && is_plain(Path::new(path)))
-            .map(|(_, path)| source.join(path));
-        let named: Vec<String> = named.into_iter().map(|(_, path)| path).collect();
+        // Hooks are relative to the working tree, and files to include to the configuration (git-config(1)).
         let named = named
             .into_iter()
-            .flat_map(|path| [source.join(&path), git.join(&path)]);
-        for path in links.chain(named.take(MAX_REFERENCES)) {
-            // A directory of hooks that does not exist gets a placeholder.
-            let real = match path.canonicalize() {
-                Ok(real) => Some(real),
-                Err(_) if hooks_path.as_ref() == Some(&path) => Some(path.clone()),
-                Err(_) => None,
-            };
-            let inside = real.and_then(|real| {
-                let inner = real.strip_prefix(source).ok()?.to_owned();
-                (!inner.as_os_str().is_empty() && !inner.starts_with(GIT_DIRECTORY))
-                    .then_some(inner)
+            .take(MAX_REFERENCES)
+            .map(|(is_hooks, path)| match is_hooks {
+                true => source.join(path),
+                false => git.join(path),
             });
-            let target = inside.map(|inner| Path::new(mount.target.as_str()).join(inner));
+        for path in links.chain(named) {
+            let inner = existing_part(&path)
+                .and_then(|path| Some(path.strip_prefix(source).ok()?.to_owned()));
+            let is_work = |inner: &PathBuf| {
+                !inner.as_os_str().is_empty() && !inner.starts_with(GIT_DIRECTORY)
+            };
+            let target = inner
+                .filter(is_work)
+                .map(|inner| Path::new(mount.target.as_str()).join(inner));
             found.extend(target.and_then(|path| path.to_str()?.parse::<JailPath>().ok()));
         }
     }
     found.into_iter().collect()
+}
+
+/// Returns the real path, or that of the first part of it that does not exist.
+fn existing_part(path: &Path) -> Option<PathBuf> {
+    let mut real = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::ParentDir => drop(real.pop()),
+            Component::Normal(name) => {
+                let next = real.join(name);
+                match next.canonicalize() {
+                    Ok(path) => real = path,
+                    Err(_) if next.symlink_metadata().is_ok() => return None,
+                    Err(_) => return Some(next),
+                }
+            }
+            _ => {}
+        }
+    }
+    Some(real)
 }
 
 /// Returns the paths that a configuration of git names as directory of hooks or as a file to include (git-config(1)).
@@ -537,5 +585,24 @@ mod tests {
             ]
         );
         assert_eq!(named_by_config("path = x\n[core\nhookspath"), []);
+    }
+
+    #[test]
+    fn real_path_ends_at_the_first_part_that_does_not_exist() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir(root.join("d")).unwrap();
+        std::os::unix::fs::symlink("d", root.join("link")).unwrap();
+        std::os::unix::fs::symlink("absent", root.join("dangling")).unwrap();
+        for (path, expected) in [
+            ("d", Some("d")),
+            ("link", Some("d")),
+            ("link/x/y", Some("d/x")),
+            ("d/../a/b/c", Some("a")),
+            ("dangling", None),
+        ] {
+            let expected = expected.map(|path| root.join(path));
+            assert_eq!(existing_part(&root.join(path)), expected, "{path}");
+        }
     }
 }

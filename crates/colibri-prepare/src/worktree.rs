@@ -1,5 +1,6 @@
 //! Worktrees of git (git-worktree(1)): the directories outside of a worktree that its commands need.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{EphemeralJail, GIT_DIRECTORY, JailPath, Mount, Protection};
@@ -7,23 +8,83 @@ use colibri_sys::regular_file;
 
 /// Maximum size of a file that names a directory, in bytes.
 const MAX_LENGTH: u64 = 4096;
+/// Maximum number of directories of a workspace in which repositories are searched.
+const MAX_DIRECTORIES: usize = 512;
+/// Maximum number of repositories in a workspace that are protected.
+const MAX_REPOSITORIES: usize = 64;
 /// Directories of a repository that a commit in a worktree changes.
 const WRITTEN: &[&str] = &["objects", "refs", "logs"];
 
-/// Returns the directories of repositories to which a file `.git` in a workspace refers, if they are in the same workspace.
-pub(crate) fn directories_inside(jail: &EphemeralJail) -> Vec<JailPath> {
-    let projects = jail.mounts.iter().filter(|mount| !mount.read_only);
-    let found = projects.filter_map(|mount| {
+/// Repositories in workspaces, besides those whose working tree a workspace is.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct RepositoriesInside {
+    /// Their directories.
+    pub(crate) directories: Vec<JailPath>,
+    /// Files `.git` that name a directory elsewhere.
+    pub(crate) links: Vec<JailPath>,
+}
+
+/// Returns the repositories in workspaces: the one to which a file `.git` of the workspace refers, and those of the working trees in
+/// its directories and theirs. Unprotected ones are left out.
+pub(crate) fn repositories_inside(jail: &EphemeralJail) -> RepositoriesInside {
+    let mut found = RepositoriesInside::default();
+    for mount in jail
+        .mounts
+        .iter()
+        .filter(|mount| !mount.read_only && mount.protection == Protection::Project)
+    {
         let source = Path::new(mount.source.as_str());
-        let own = linked_git_directory(source)?;
-        let inner = own.strip_prefix(source).ok()?;
-        Path::new(mount.target.as_str())
-            .join(inner)
-            .to_str()?
-            .parse()
-            .ok()
-    });
-    found.collect()
+        let in_jail = |path: &Path| -> Option<JailPath> {
+            let inner = path.strip_prefix(source).ok()?;
+            Path::new(mount.target.as_str())
+                .join(inner)
+                .to_str()?
+                .parse()
+                .ok()
+        };
+        let is_protected = |path: &JailPath| {
+            let mut open = jail.sandbox.unprotected.iter();
+            !open.any(|open| path.is_in(open.as_str()))
+        };
+        let own = linked_git_directory(source).and_then(|path| in_jail(&path));
+        found.directories.extend(own);
+        for git in nested_repositories(source) {
+            let list = match git.is_dir() {
+                true => &mut found.directories,
+                false => &mut found.links,
+            };
+            list.extend(in_jail(&git).filter(is_protected));
+        }
+    }
+    found
+}
+
+/// Returns the paths `.git` in the directories of a directory, and in those of these. Links are not followed.
+fn nested_repositories(source: &Path) -> Vec<PathBuf> {
+    let mut left = MAX_DIRECTORIES;
+    let mut directories_in = |directory: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+        let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let paths = entries.filter(is_directory).map(|entry| entry.path());
+        let mut paths: Vec<PathBuf> = paths
+            .filter(|path| !path.ends_with(GIT_DIRECTORY))
+            .take(left)
+            .collect();
+        paths.sort();
+        left -= paths.len();
+        paths
+    };
+    let first = directories_in(source);
+    let second: Vec<PathBuf> = first.iter().flat_map(|path| directories_in(path)).collect();
+    let git = first
+        .into_iter()
+        .chain(second)
+        .map(|path| path.join(GIT_DIRECTORY));
+    let is_repository = |path: &PathBuf| {
+        let data = path.symlink_metadata();
+        data.is_ok_and(|data| data.is_dir() || data.is_file())
+    };
+    git.filter(is_repository).take(MAX_REPOSITORIES).collect()
 }
 
 /// Adds the mounts for each writable mount that is a worktree: its repository read-only, without the hooks and the
@@ -105,7 +166,6 @@ fn read_line(path: &Path) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn only_worktrees_that_their_repository_names_are_found() {
@@ -147,5 +207,38 @@ mod tests {
         fs::remove_file(&link).unwrap();
         fs::create_dir(&link).unwrap();
         assert_eq!(found(), None, "a separate repository");
+    }
+
+    #[test]
+    fn repositories_in_workspaces_are_found_unless_unprotected() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for directory in [
+            "a/.git",
+            "a/b/.git",
+            "a/b/c/.git",
+            "open/.git",
+            "sub",
+            ".git/x/.git",
+        ] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::write(root.join("sub/.git"), "gitdir: ../.git/modules/sub\n").unwrap();
+        std::os::unix::fs::symlink("a", root.join("link")).unwrap();
+        let config = colibri_jail_core::JailConfig {
+            path: Some("/".into()),
+            mounts: vec![format!("{}:/w", root.display()).parse().unwrap()],
+            ..Default::default()
+        };
+        let confinement = config.confinement(&"colibri-x".parse().unwrap()).unwrap();
+        let colibri_jail_core::Confinement::Ephemeral(mut jail) = confinement else {
+            panic!("no sandbox");
+        };
+        jail.sandbox.unprotected = vec!["/w/open".parse().unwrap()];
+        let found = repositories_inside(&jail);
+        let text =
+            |paths: &[JailPath]| -> Vec<String> { paths.iter().map(ToString::to_string).collect() };
+        assert_eq!(text(&found.directories), ["/w/a/.git", "/w/a/b/.git"]);
+        assert_eq!(text(&found.links), ["/w/sub/.git"]);
     }
 }

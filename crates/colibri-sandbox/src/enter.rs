@@ -16,7 +16,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::confine::Confinement;
 use crate::options::{Enter, parse_ids};
-use crate::paths::{self, Covers};
+use crate::paths::{self, Covers, Locks};
 use crate::pre_exec::restrict_before_exec;
 use crate::{EXIT_FAILURE, SandboxError, cannot, report, watch};
 
@@ -28,6 +28,19 @@ const EXIT_NOT_EXECUTABLE: u8 = 126;
 const KEYS: &[&str] = &["/proc/keys", "/proc/key-users"];
 /// File with the maximum number of user namespaces in the own one (namespaces(7)).
 const MAX_USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
+/// Files with the maximum numbers of inotify(7) instances and watches of a user, and those for the own user namespace.
+const INOTIFY: [(&str, &str); 2] = [
+    (
+        "/proc/sys/fs/inotify/max_user_instances",
+        "/proc/sys/user/max_inotify_instances",
+    ),
+    (
+        "/proc/sys/fs/inotify/max_user_watches",
+        "/proc/sys/user/max_inotify_watches",
+    ),
+];
+/// The part of them that an agent may use, as a divisor: the user's other programs need the rest.
+const INOTIFY_SHARE: u64 = 4;
 
 /// Completes the sandbox and runs the agent; returns its exit code, or 128 and the number of the signal.
 pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
@@ -46,36 +59,33 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
     for (staged, target) in &options.moved {
         paths::move_to(staged, target)?;
     }
-    let covers = Covers::open()?;
+    let mut locks = Locks::lock(options.protected.iter().chain(&options.protected_git))?;
     let keys = options.applies(Restriction::Keyrings).then_some(KEYS);
     let keys = keys.into_iter().flatten().map(Path::new);
-    for path in options.masked.iter().map(PathBuf::as_path).chain(keys) {
-        paths::pin_parents(path, &options.protected)?;
+    let parents = options.masked.iter().chain(&options.read_only);
+    let parents = parents.filter_map(|path| path.parent());
+    let git = options.protected_git.iter().map(PathBuf::as_path);
+    paths::pin(parents.chain(git), &options.protected)?;
+    let covers = Covers::open()?;
+    let masked = options.masked.iter().chain(&options.hidden);
+    for path in masked.map(PathBuf::as_path).chain(keys) {
         covers.mask(path)?;
-    }
-    for path in &options.hidden {
-        covers.mask(path)?;
-    }
-    for path in &options.protected_git {
-        paths::pin_parents(path, &options.protected)?;
     }
     for path in &options.read_only {
-        paths::make_read_only(path, &options.protected)?;
+        paths::make_read_only(path)?;
     }
-    let locks: Vec<Option<OwnedFd>> = options
-        .protected
-        .iter()
-        .map(|path| paths::protect(path, &options.unprotected))
-        .chain(
-            options
-                .protected_git
-                .iter()
-                .map(|path| paths::protect_git(path, &options.unprotected)),
-        )
-        .collect::<Result<_, _>>()?;
+    for path in &options.protected {
+        paths::protect(path, &options.unprotected)?;
+    }
+    for path in &options.protected_git {
+        paths::protect_git(path, &options.unprotected)?;
+    }
     if options.applies(Restriction::UserNamespaces) {
         // The one that this process creates next is the last.
         std::fs::write(MAX_USER_NAMESPACES, "1").map_err(cannot("deny user namespaces"))?;
+    }
+    for (all, own) in INOTIFY {
+        limit_share(all, own).map_err(cannot(format!("set {own}")))?;
     }
     enter_user_namespace(&options)?;
     drop_capabilities().map_err(cannot("drop capabilities"))?;
@@ -117,6 +127,9 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
             }));
         }
     };
+    locks
+        .wait_for_missing()
+        .map_err(cannot("start a thread that waits for a lock"))?;
     let watched = [options.protected, options.protected_git, options.masked].concat();
     watch::start(watched)?;
     let code = wait_for(i32::try_from(agent.id())?)?;
@@ -161,6 +174,20 @@ fn open_ports(ports: &[u16]) -> Result<OwnedFd, SandboxError> {
     colibri_sys::socket_passing::send_held(&socket, &listeners)
         .map_err(cannot("send the listening sockets to the proxy"))?;
     Ok(socket)
+}
+
+/// Limits a number in the own user namespace to a part of the limit for all.
+fn limit_share(all: &str, own: &str) -> io::Result<()> {
+    let limit = match std::fs::read_to_string(all) {
+        Ok(text) => text.trim().parse::<u64>().ok(),
+        // A kernel without inotify.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) => return Err(error),
+    };
+    match limit {
+        Some(limit) => std::fs::write(own, (limit / INOTIFY_SHARE).max(1).to_string()),
+        None => Ok(()),
+    }
 }
 
 /// Enters a user namespace that owns none of the sandbox's other namespaces, so that a capability in it changes none of them.

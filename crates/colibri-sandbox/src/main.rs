@@ -28,7 +28,7 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: colibri-sandbox run [OPTION...] -- BWRAP [ARG...]
        colibri-sandbox enter [OPTION...] -- PROGRAM [ARG...]
-       colibri-sandbox clean DIRECTORY...
+       colibri-sandbox clean [--workspace|--git|--logs|--path PATH]...
 
 Completes a sandbox of bubblewrap: the user of the agent, masked and protected
 paths, seccomp and Landlock. The Colibri daemon starts it; do not start it
@@ -54,7 +54,7 @@ fn execute(words: Vec<std::ffi::OsString>) -> Option<Result<ExitCode, SandboxErr
     match part.to_str()? {
         "run" => Some(options::Run::parse(words)?.and_then(run::run)),
         "enter" => Some(options::Enter::parse(words)?.and_then(enter::enter)),
-        "clean" if !words.is_empty() => Some(clean::clean(words)),
+        "clean" => clean::clean(words),
         "hold-namespace" if words.is_empty() => Some(private_user::hold_namespace()),
         _ => None,
     }

@@ -1,5 +1,6 @@
 //! Masks and protects paths in the sandbox, by mounts. Every path is opened once, without links, and used by its descriptor.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,9 +20,11 @@ use rustix::path::Arg;
 use crate::{SandboxError, cannot, placeholder};
 
 /// The file by which git recognizes a directory as a repository.
-const BARE_HEAD: (&str, Placeholder) = ("HEAD", Placeholder::Socket);
-/// Timeout for the lock on a writable directory.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const BARE_HEAD: (&str, Placeholder) = ("HEAD", Placeholder::Socket);
+/// Placeholder of a missing path that is read-only: git reads it as an empty file, and finds no hooks in it.
+pub(crate) const MISSING: Placeholder = Placeholder::File("");
+/// Timeout for the lock on a writable directory; the end of another agent holds it for a moment.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Delay before the lock is tried again.
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
@@ -64,59 +67,57 @@ impl Covers {
     }
 }
 
-/// Makes the directories above a path immovable, if it is in one of these writable directories: an agent that renames one of them could
-/// reach the path by another name, also in a later run.
-pub(crate) fn pin_parents(path: &Path, writable: &[PathBuf]) -> Result<(), SandboxError> {
-    for directory in writable
-        .iter()
-        .filter(|directory| path.starts_with(directory))
-    {
-        let parents: Vec<&Path> = path
-            .ancestors()
-            .skip(1)
-            .take_while(|parent| parent != directory && parent.starts_with(directory))
-            .collect();
-        for parent in parents.into_iter().rev() {
-            let failed = || format!("protect {}", parent.display());
-            match open_without_links(parent) {
-                Ok(opened) => bind(&opened, false).map_err(cannot(failed()))?,
-                // Nothing is below it.
-                Err(Errno::NOENT) => break,
-                Err(error) => return Err(cannot(failed())(error)),
-            }
+/// Makes directories immovable that are, or are above, one of `paths` in one of these writable directories: an agent that renames one
+/// of them could reach the path by another name, also in a later run.
+pub(crate) fn pin<'a>(
+    paths: impl Iterator<Item = &'a Path>,
+    writable: &[PathBuf],
+) -> Result<(), SandboxError> {
+    let mut pinned = BTreeSet::new();
+    for path in paths {
+        for directory in writable.iter().filter(|outer| path.starts_with(outer)) {
+            let parents = path.ancestors();
+            pinned.extend(parents.take_while(|parent| parent != directory));
+        }
+    }
+    // Parents precede children.
+    for path in pinned {
+        let failed = || format!("protect {}", path.display());
+        match open_without_links(path) {
+            Ok(opened) => bind(&opened, false).map_err(cannot(failed()))?,
+            Err(Errno::NOENT | Errno::NOTDIR) => {}
+            Err(error) => return Err(cannot(failed())(error)),
         }
     }
     Ok(())
 }
 
-/// Makes an existing path in a writable directory read-only.
-pub(crate) fn make_read_only(path: &Path, writable: &[PathBuf]) -> Result<(), SandboxError> {
-    pin_parents(path, writable)?;
-    match open_without_links(path) {
-        Ok(target) => bind(&target, true).map_err(cannot(format!("protect {}", path.display()))),
-        Err(Errno::NOENT) => create_read_only(path).map_err(cannot(format!(
-            "create a placeholder for {}",
-            path.display()
-        ))),
-        Err(error) => Err(cannot(format!("protect {}", path.display()))(error)),
-    }
-}
-
-/// Creates a read-only directory as a placeholder, if the directory above it exists.
-fn create_read_only(path: &Path) -> io::Result<()> {
-    let (Some(parent), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str))
-    else {
-        return Ok(());
+/// Makes a path in a writable directory read-only; a missing one gets a placeholder, if the directory above it exists.
+pub(crate) fn make_read_only(path: &Path) -> Result<(), SandboxError> {
+    let protect = || -> io::Result<()> {
+        let target = match open_without_links(path) {
+            Err(Errno::NOENT) => {
+                let (Some(parent), Some(name)) =
+                    (path.parent(), path.file_name().and_then(OsStr::to_str))
+                else {
+                    return Ok(());
+                };
+                let parent = match open_directory_without_links(parent) {
+                    Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+                    other => other?,
+                };
+                match placeholder::create(&parent, name, MISSING) {
+                    Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                        return Err(error);
+                    }
+                    _ => open_in(&parent, name)?,
+                }
+            }
+            other => other?,
+        };
+        bind(&target, true)
     };
-    let parent = match open_directory_without_links(parent) {
-        Ok(parent) => parent,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(error) => return Err(error.into()),
-    };
-    match placeholder::create(&parent, name, Placeholder::Directory) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => bind(&open_in(&parent, name)?, true),
-    }
+    protect().map_err(cannot(format!("protect {}", path.display())))
 }
 
 /// Moves a mount to its target, whose path must contain no link.
@@ -147,6 +148,17 @@ pub(crate) fn open_directory_without_links(path: &Path) -> Result<OwnedFd, Errno
     openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
 }
 
+/// As [`open_directory_without_links`], in a directory.
+pub(crate) fn open_directory_in(directory: &impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
+    openat2(
+        directory,
+        path,
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
+        Mode::empty(),
+        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
+    )
+}
+
 /// Opens a path for use as a mount point. Links are followed, because the mask of what a link shows is needed.
 fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
     openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
@@ -171,14 +183,10 @@ fn attach(mount: &impl AsFd, target: &impl AsFd) -> io::Result<()> {
     Ok(move_mount(mount, "", target, "", flags)?)
 }
 
-/// Protects the paths of [`PROTECTED_PATHS`] in a writable directory, if `path` is one, except `unprotected`. Returns a lock that
-/// keeps the placeholders, for the life of the sandbox.
-pub(crate) fn protect(
-    path: &Path,
-    unprotected: &[PathBuf],
-) -> Result<Option<OwnedFd>, SandboxError> {
-    let Some(directory) = open_locked(path)? else {
-        return Ok(None);
+/// Protects the paths of [`PROTECTED_PATHS`] in a writable directory, if `path` is one, except `unprotected`.
+pub(crate) fn protect(path: &Path, unprotected: &[PathBuf]) -> Result<(), SandboxError> {
+    let Some(directory) = open_if_directory(path)? else {
+        return Ok(());
     };
     let protection = Protection { unprotected };
     if open_in(&directory, "HEAD").is_ok() && open_in(&directory, "objects").is_ok() {
@@ -208,42 +216,71 @@ pub(crate) fn protect(
             }
         }
     }
-    Ok(Some(directory))
+    Ok(())
 }
 
-/// Protects the names of [`PROTECTED_IN_GIT`] in the directory of a git repository or worktree. Returns a lock as [`protect`].
-pub(crate) fn protect_git(
-    path: &Path,
-    unprotected: &[PathBuf],
-) -> Result<Option<OwnedFd>, SandboxError> {
-    let Some(directory) = open_locked(path)? else {
-        return Ok(None);
+/// Protects the names of [`PROTECTED_IN_GIT`] in the directory of a git repository or worktree.
+pub(crate) fn protect_git(path: &Path, unprotected: &[PathBuf]) -> Result<(), SandboxError> {
+    let Some(directory) = open_if_directory(path)? else {
+        return Ok(());
     };
-    Protection { unprotected }.apply_names_in_git(&directory, path)?;
-    Ok(Some(directory))
+    Protection { unprotected }.apply_names_in_git(&directory, path)
 }
 
-/// Opens a directory with a shared lock; `None` for a file. Another agent removes no placeholder while it is held.
-fn open_locked(path: &Path) -> Result<Option<OwnedFd>, SandboxError> {
+/// Opens a directory; `None` for a file and for what a mask hides.
+fn open_if_directory(path: &Path) -> Result<Option<OwnedFd>, SandboxError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let directory = match openat(CWD, path, flags, Mode::empty()) {
-        Ok(directory) => directory,
-        Err(Errno::NOTDIR) => return Ok(None),
-        Err(error) => return Err(cannot(format!("open {}", path.display()))(error)),
-    };
-    let deadline = Instant::now() + LOCK_TIMEOUT;
-    // The end of another agent holds the lock for a moment.
-    while let Err(error) = flock(&directory, FlockOperation::NonBlockingLockShared) {
-        if error != Errno::WOULDBLOCK || Instant::now() > deadline {
-            let action = format!(
-                "lock {}, because another program holds an exclusive lock (flock(2)); wait until it ends, or find it with lslocks(8)",
-                path.display()
-            );
-            return Err(cannot(action)(error));
-        }
-        std::thread::sleep(LOCK_RETRY);
+    match openat(CWD, path, flags, Mode::empty()) {
+        Ok(directory) => Ok(Some(directory)),
+        Err(Errno::NOTDIR | Errno::NOENT) => Ok(None),
+        Err(error) => Err(cannot(format!("open {}", path.display()))(error)),
     }
-    Ok(Some(directory))
+}
+
+/// Shared locks on directories, while which no other agent removes placeholders there.
+#[derive(Default)]
+pub(crate) struct Locks {
+    held: Vec<OwnedFd>,
+    /// Directories that another program has locked exclusively: while it does, nothing removes placeholders either.
+    missing: Vec<OwnedFd>,
+}
+
+impl Locks {
+    /// Locks directories; files are ignored.
+    pub(crate) fn lock<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<Self, SandboxError> {
+        let mut locks = Self::default();
+        for path in paths {
+            let Some(directory) = open_if_directory(path)? else {
+                continue;
+            };
+            let deadline = Instant::now() + LOCK_TIMEOUT;
+            loop {
+                match flock(&directory, FlockOperation::NonBlockingLockShared) {
+                    Ok(()) => break locks.held.push(directory),
+                    Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
+                        std::thread::sleep(LOCK_RETRY);
+                    }
+                    Err(Errno::WOULDBLOCK) => break locks.missing.push(directory),
+                    Err(error) => return Err(cannot(format!("lock {}", path.display()))(error)),
+                }
+            }
+        }
+        Ok(locks)
+    }
+
+    /// Waits for the missing locks in the background.
+    pub(crate) fn wait_for_missing(&mut self) -> io::Result<()> {
+        for directory in self.missing.drain(..) {
+            let thread = std::thread::Builder::new().stack_size(64 << 10);
+            thread.spawn(move || {
+                let locked = flock(&directory, FlockOperation::LockShared);
+                // Held until this process ends.
+                std::mem::forget(directory);
+                locked
+            })?;
+        }
+        Ok(())
+    }
 }
 
 /// Returns whether a `.git` is a directory with files; an empty one may be a placeholder.
@@ -407,25 +444,4 @@ fn unprotectable(path: &Path, cause: &str) -> SandboxError {
         "cannot protect {path}: {cause}; replace it by a separate file, or give --unprotect {path}"
     )
     .into()
-}
-
-/// Calls `act` for each name that a placeholder can have in a directory: the directory of the name, and the name.
-pub(crate) fn each_placeholder(
-    directory: &OwnedFd,
-    act: impl Fn(&OwnedFd, &str, Placeholder) -> io::Result<()>,
-) -> io::Result<()> {
-    if let Ok(git) = open_in(directory, GIT_DIRECTORY)
-        && file_type(&git)? == FileType::Directory
-    {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let git = openat(&git, OsStr::new("."), flags, Mode::empty())?;
-        for (name, placeholder) in PROTECTED_IN_GIT {
-            act(&git, name, *placeholder)?;
-        }
-    }
-    let names = PROTECTED_PATHS.iter().chain(PROTECTED_IN_GIT);
-    for (name, placeholder) in names.chain([&BARE_HEAD]) {
-        act(directory, name, *placeholder)?;
-    }
-    Ok(())
 }
