@@ -24,9 +24,9 @@ build() {
     git worktree add --quiet --detach "$tree" "$1"
     (cd "$tree" && CARGO_TARGET_DIR=$results/build cargo build --quiet --locked --release --workspace --bins)
     mkdir -p "$results/$1"
-    # The daemon is copied last: it marks a complete set.
+    # The daemon is copied last: it marks a complete set. A commit from before colibri-sandbox builds none.
     for program in colibri-shim colibri-proxy colibri-sandbox colibri-daemon; do
-        cp "$results/build/release/$program" "$results/$1/"
+        [ ! -e "$tree/crates/$program" ] || cp "$results/build/release/$program" "$results/$1/"
     done
     drop_tree
 }

@@ -79,6 +79,9 @@ struct Attempt {
     /// Why there is no control.
     #[serde(default)]
     no_control: String,
+    /// Words of docs/security.md about a limit of the sandbox, because of which the attempt is expected to succeed.
+    #[serde(default)]
+    limit: String,
     /// Runs alone, because it changes what others use.
     #[serde(default)]
     alone: bool,
@@ -110,6 +113,7 @@ impl Job {
 /// The result of a job: its line of the table, and why it is open.
 struct Line {
     title: String,
+    is_limit: bool,
     open: Option<String>,
 }
 
@@ -412,7 +416,13 @@ fn run(hosts: &Hosts, number: usize, job: &Job) -> Option<String> {
             true => (!output.contains("DONE")).then_some("DONE"),
             false => expected.find(|text| !output.contains(text)),
         };
-        if succeeded {
+        if !attempt.limit.is_empty() {
+            if !succeeded {
+                problems.push(format!(
+                    "it is no limit any more, remove `limit`:\n{output}"
+                ));
+            }
+        } else if succeeded {
             problems.push(format!("it succeeded:\n{output}"));
         } else if let Some(missing) = missing {
             problems.push(format!("{missing:?} is missing in:\n{output}"));
@@ -434,6 +444,7 @@ fn jobs() -> Vec<Job> {
         .collect();
     files.sort();
     let selected = std::env::var("COLIBRI_ATTACKS").unwrap_or_default();
+    let limits = fs::read_to_string(repository().join("docs/security.md")).unwrap();
     let mut jobs = Vec::new();
     for file in files {
         let table: Table = basic_toml::from_str(&fs::read_to_string(&file).unwrap())
@@ -449,6 +460,10 @@ fn jobs() -> Vec<Job> {
             assert!(
                 attempt.control.is_none() != attempt.no_control.is_empty(),
                 "{name}: give control, or no_control and the reason"
+            );
+            assert!(
+                limits.contains(&attempt.limit),
+                "{name}: docs/security.md does not name the limit"
             );
             for who in &attempt.who {
                 assert!(
@@ -502,7 +517,11 @@ fn every_attempt_is_refused() {
                 if open.is_some() { "OPEN " } else { "ok" }
             );
         }
-        lines.lock().unwrap()[number] = Some(Line { title, open });
+        lines.lock().unwrap()[number] = Some(Line {
+            title,
+            is_limit: !job.attempt.limit.is_empty(),
+            open,
+        });
     };
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {
@@ -531,11 +550,20 @@ fn every_attempt_is_refused() {
 /// Prints the table if that is requested, and panics if an attempt is open.
 fn report(lines: &[Line]) {
     let open: Vec<&Line> = lines.iter().filter(|line| line.open.is_some()).collect();
-    let summary = format!("{} attempts, {} open", lines.len(), open.len());
+    let limits = lines.iter().filter(|line| line.is_limit).count();
+    let summary = format!(
+        "{} attempts, {} open, {limits} at limits that docs/security.md names",
+        lines.len(),
+        open.len()
+    );
     if std::env::var_os(PRINT).is_some() {
         let mut table = String::new();
         for line in lines {
-            let state = if line.open.is_some() { "OPEN" } else { "ok  " };
+            let state = match (&line.open, line.is_limit) {
+                (Some(_), _) => "OPEN ",
+                (None, true) => "limit",
+                (None, false) => "ok   ",
+            };
             let _ = writeln!(table, "{state} {}", line.title);
         }
         let _ = writeln!(table, "{summary}");
