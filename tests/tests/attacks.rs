@@ -419,7 +419,7 @@ fn run(hosts: &Hosts, number: usize, job: &Job) -> Option<String> {
         if !attempt.limit.is_empty() {
             if !succeeded {
                 problems.push(format!(
-                    "it is no limit any more, remove `limit`:\n{output}"
+                    "the limit does not exist any more, remove `limit`:\n{output}"
                 ));
             }
         } else if succeeded {
@@ -545,6 +545,52 @@ fn every_attempt_is_refused() {
     }
     let lines = lines.into_inner().unwrap();
     report(&lines.into_iter().map(Option::unwrap).collect::<Vec<_>>());
+}
+
+#[test]
+fn table_of_protections_names_existing_tests() {
+    let page = fs::read_to_string(repository().join("docs/security.md")).unwrap();
+    let section = page.split("### Protections beside those of others").nth(1);
+    let section = section.unwrap().split("\n#").next().unwrap();
+    let sources: String = ["tests/tests", "crates"]
+        .iter()
+        .flat_map(|directory| rust_files(&repository().join(directory)))
+        .map(|file| fs::read_to_string(file).unwrap())
+        .collect();
+    let mut names = 0;
+    for row in section
+        .lines()
+        .filter(|line| line.starts_with("| "))
+        .skip(2)
+    {
+        let tested_by = row.rsplit('|').nth(1).unwrap();
+        for name in tested_by.split('`').skip(1).step_by(2) {
+            let exists = match name.contains('/') {
+                true => repository().join(name).exists(),
+                false => {
+                    let class = format!("tests/attacks/{name}.toml");
+                    repository().join(class).exists() || sources.contains(&format!("fn {name}("))
+                }
+            };
+            assert!(exists, "{name} in {row}");
+            names += 1;
+        }
+    }
+    assert!(names > 30, "{names} names");
+}
+
+/// Returns all source files in a directory.
+fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files
 }
 
 /// Prints the table if that is requested, and panics if an attempt is open.
