@@ -353,7 +353,7 @@ check 'mdo: environment and exit code are kept' mdo_code
 
 daemon_modes() { [ "$(stat -f %Lp "$work/run-$mode/colibri.sock")" = 600 ] && [ "$(stat -f %Lp "$work/run-$mode")" = 700 ]; }
 doctor() { run colibri doctor; exits 0; }
-plain_code() { run colibri run -- sh -c 'echo hi; exit 7'; exits 7 && stdout_has '^hi$'; }
+plain_code() { run colibri run --no-jail -- sh -c 'echo hi; exit 7'; exits 7 && stdout_has '^hi$'; }
 
 # The following run in each kind of confinement, with the options of in_jail.
 in_jail() {
@@ -362,7 +362,7 @@ in_jail() {
         ephemeral) set -- --jail-path "$root" --jail-user "$AG" "$@" ;;
         filtered) set -- --jail-path "$root" --jail-user "$AG" --allow "127.0.0.1:$port" "$@" ;;
         template) set -- --jail-template "$template" --jail-user "$AG" --jail-fdescfs "$@" ;;
-        none) ;;
+        none) set -- --no-jail "$@" ;;
     esac
     "$verb" "$@"
 }
@@ -631,7 +631,7 @@ advised_share() {
 advised_unjailed() {
     spawn --jail-name "$JAIL" -- /bin/sleep "${mark}994" && eventually runs "${mark}994" || return 1
     first=$id
-    spawn -- sleep "${mark}995" && eventually runs "${mark}995" && run colibri doctor && colibri kill "$id" "$first" >/dev/null 2>&1
+    spawn --no-jail -- sleep "${mark}995" && eventually runs "${mark}995" && run colibri doctor && colibri kill "$id" "$first" >/dev/null 2>&1
     stdout_has "agent $id without a jail and agent $first in jails"
 }
 # Of the kinds of users: none named, one named, and one that the helper's policy names.
@@ -647,7 +647,7 @@ advised_root() {
 }
 # script(1) makes a terminal of 0 columns and 0 rows if its own standard input is not a terminal.
 top_unsized() {
-    spawn --name unsized -- sleep "${mark}996" || return 1
+    spawn --no-jail --name unsized -- sleep "${mark}996" || return 1
     (sleep 5; printf q; sleep 1) | as "$OP" TERM=vt100 COLIBRI_SOCKET="$work/run-$mode/colibri.sock" COLIBRI_STATE_DIR="$work/state-$mode" \
         script -q /dev/null "$work/bin/colibri" --no-autostart top >"$out" 2>"$err"
     colibri kill "$id" >/dev/null 2>&1

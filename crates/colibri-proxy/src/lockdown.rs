@@ -2,7 +2,7 @@
 
 use std::io;
 
-use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Descriptors of `serve` besides those of connections.
 const OTHER_DESCRIPTORS: u64 = 64;
@@ -11,9 +11,9 @@ const OTHER_DESCRIPTORS: u64 = 64;
 /// [`CoreLimit::restore`] the latter.
 pub(crate) fn hide_memory() -> io::Result<CoreLimit> {
     #[cfg(target_os = "linux")]
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable)?;
     #[cfg(target_os = "freebsd")]
-    rustix::process::set_dumpable_behavior(None, DumpableBehavior::NotDumpable)?;
+    colibri_sys::process::deny_tracing()?;
     let limit = getrlimit(Resource::Core);
     let none = Rlimit {
         current: Some(0),

@@ -11,6 +11,8 @@ mod linux;
 mod parent;
 #[cfg(target_os = "freebsd")]
 mod reaper;
+#[cfg(target_os = "freebsd")]
+mod tracing;
 mod usage;
 
 pub use host::{find, kill, namespace_pids};
@@ -19,6 +21,8 @@ pub use linux::descendants;
 pub use parent::die_with_parent;
 #[cfg(target_os = "freebsd")]
 pub use reaper::signal_descendants;
+#[cfg(target_os = "freebsd")]
+pub use tracing::deny_tracing;
 pub use usage::{ProcessUsage, usage};
 
 #[cfg(target_os = "freebsd")]
