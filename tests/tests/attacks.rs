@@ -46,7 +46,8 @@ struct Table {
 struct Attempt {
     /// The subject and the attack.
     name: String,
-    /// `user`, `root` and `two`: the daemon of an ordinary user, of root, and that of the user while a second one runs.
+    /// `user`, `root` and `two`: the daemon of an ordinary user, of root, and that of the user for attempts on the second daemon
+    /// of the same user, which always runs.
     #[serde(default = "user_only")]
     who: Vec<String>,
     /// Options of `colibri run` for `script`.

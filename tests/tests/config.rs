@@ -447,3 +447,74 @@ fn config_check_and_daemon_report_the_same_diagnostics() {
         text(&output.stderr)
     );
 }
+
+#[test]
+fn no_jail_is_announced_and_refused_beside_a_profile_with_a_jail() {
+    let mut daemon = Daemon::prepare();
+    write_settings(&daemon, &format!("{REVIEW}[profile.plain]\n"));
+    daemon.launch();
+    let plain = ["run", "--no-jail", "--profile", "plain", "--", "echo", "x"];
+    let output = daemon.cli(&plain);
+    assert_eq!(text(&output.stdout), "x\n");
+    assert!(text(&output.stderr).contains("the agent has no jail (--no-jail)"));
+    for command in ["run", "spawn", "explain"] {
+        let output = daemon.cli(&[command, "--no-jail", "--profile", "review"]);
+        let message = text(&output.stderr);
+        assert!(!output.status.success(), "{command}");
+        assert!(
+            message.contains("cannot remove the jail of the profile"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn defaults_choose_the_jail_and_invalid_ones_are_refused() {
+    let daemon = Daemon::prepare();
+    let explain = |settings: &str| {
+        write_settings(&daemon, settings);
+        let output = daemon.cli(&["explain", "--", "true"]);
+        text(&output.stdout) + &text(&output.stderr)
+    };
+    for (settings, part) in [
+        (
+            "[defaults]\njail = { path = \"/\", hostname = \"of-defaults\" }\n",
+            "of-defaults",
+        ),
+        ("[defaults]\nno_jail = true\n", "true"),
+        (
+            "[defaults]\njail = { view = \"host\" }\n",
+            "no effect without a root",
+        ),
+        (
+            "[defaults]\nno_jail = true\njail = { path = \"/\" }\n",
+            "no effect beside no_jail",
+        ),
+    ] {
+        let shown = explain(settings);
+        assert!(shown.contains(part), "{settings}: {shown}");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn environment_file_of_a_reloaded_profile_is_masked() {
+    let outside = tempfile::tempdir_in("/var/tmp").unwrap();
+    let directory = outside.path().canonicalize().unwrap();
+    let file = directory.join("secret.env");
+    write_file(&file, "TOKEN=token-of-the-file\n", 0o600);
+    let daemon = Daemon::start();
+    let mount = format!("{}:ro", directory.display());
+    let read = || {
+        let file = file.to_str().unwrap();
+        let options = ["--jail-path", "/", "--mount", &mount, "--", "cat", file];
+        text(&daemon.cli(&[&["run"], &options[..]].concat()).stdout)
+    };
+    assert!(read().contains("token-of-the-file"), "an ordinary file");
+    write_settings(
+        &daemon,
+        &format!("[profile.p]\nenv_file = \"{}\"\n", file.display()),
+    );
+    daemon.cli_ok(&["config", "reload"]);
+    assert_eq!(read(), "");
+}

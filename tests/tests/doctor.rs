@@ -158,7 +158,14 @@ fn healthy_host_lists_all_checks() {
         !host.daemon.state().exists(),
         "doctor created the state directory"
     );
-    insta::assert_snapshot!(mask_numbers(&host.masked_findings()));
+    let findings = mask_numbers(&host.masked_findings());
+    // What a later version of Landlock adds depends on the kernel.
+    let wall = "a second wall under the mounts";
+    let lines = findings.lines().map(|line| match line.split_once(wall) {
+        Some((before, _)) => format!("{before}{wall}\n"),
+        None => format!("{line}\n"),
+    });
+    insta::assert_snapshot!(lines.collect::<String>());
 }
 
 #[test]

@@ -20,7 +20,7 @@ use self::agents::{AUTOSTART, PROFILE};
 use crate::diagnostic::Source;
 use crate::fields::{fields_of, nearest};
 use crate::file::{ConfigError, ConfigFile, ConfigSources};
-use crate::settings::{PartialSettings, SettingsError};
+use crate::settings::{Defaults, PartialSettings, SettingsError};
 
 type Span = Range<usize>;
 type Key<'i> = Spanned<DeString<'i>>;
@@ -209,6 +209,9 @@ fn check_setting(settings: &PartialSettings) -> Option<String> {
         .find_map(check_absolute)
     {
         return Some(message);
+    }
+    if let Some(message) = settings.defaults.as_ref().and_then(Defaults::problem) {
+        return Some(message.to_owned());
     }
     let error = BackendRegistry::check_name(settings.privilege.as_deref()?).err()?;
     Some(error.to_string())

@@ -26,7 +26,7 @@ use tracing_subscriber::EnvFilter;
 use crate::connection::server;
 use crate::daemon::DaemonState;
 use crate::daemon::audit::{AUDIT_FILE, Peer};
-use crate::daemon::config::Configuration;
+use crate::daemon::config::{Configuration, tell_other_daemons};
 use crate::errors::StartError;
 use crate::handlers;
 use crate::hooks::Hooks;
@@ -148,14 +148,9 @@ fn run(mut arguments: DaemonArguments, registries: Registries) -> Result<(), Sta
             tracing::warn!(%error, "cannot raise the soft limit of open files; it limits the number of running agents")
         }
     }
-    if let Some(known) = &preparer.known_daemons {
-        let private = [&preparer.private_directories[..], &preparer.private_files].concat();
-        if let Err(error) = known.register(&settings.state_dir, &private) {
-            tracing::warn!(%error, "cannot tell other daemons of this user which paths to hide from their agents");
-        }
-    }
     let mut spawner = Spawner::new(preparer, settings.state_dir.clone(), settings.shim.clone());
     spawner.journal = settings.journal;
+    tell_other_daemons(&spawner);
     let _lock = state_files::lock_state(&settings.state_dir)?;
     // Left by a killed daemon.
     DaemonFile::remove(&settings.state_dir);

@@ -454,6 +454,10 @@ impl JailConfig {
             texts.iter().map(|text| text.parse()).collect()
         }
         let mut lifted: Vec<Restriction> = parse_all(&self.lift)?;
+        if lifted.contains(&Restriction::UserNamespaces) {
+            // A landlocked process cannot mount, which a nested sandbox does (landlock(7)).
+            lifted.push(Restriction::Landlock);
+        }
         lifted.sort_unstable();
         lifted.dedup();
         Ok(SandboxOptions {

@@ -42,6 +42,7 @@ mod sandbox;
 mod seccomp;
 mod signal;
 mod special_address;
+mod text;
 mod umask;
 mod url_path;
 mod user;
@@ -78,6 +79,7 @@ pub use sandbox::{
 pub use seccomp::{BpfInstruction, native_calls_only, without_set_id_files};
 pub use signal::{Pid, Signal};
 pub use special_address::special_address_kind;
+pub use text::{is_unprintable, printable_ascii};
 pub use umask::Umask;
 pub use url_path::{AmbiguousPath, UrlPath};
 pub use user::{JailUser, UserName};

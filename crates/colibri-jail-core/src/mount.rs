@@ -89,6 +89,18 @@ pub struct Mount {
 }
 
 impl Mount {
+    /// Returns the path in the jail at which this mount shows a path of the host; `None` if it does not, or the path is not UTF-8.
+    #[must_use]
+    pub fn inside(&self, path: &Path) -> Option<JailPath> {
+        let inner = path.strip_prefix(self.source.as_str()).ok()?.to_str()?;
+        match inner {
+            "" => Some(self.target.clone()),
+            inner => format!("{}/{inner}", self.target.as_str().trim_end_matches('/'))
+                .parse()
+                .ok(),
+        }
+    }
+
     /// Creates a mount at the same path in the jail.
     #[must_use]
     pub fn at_same_path(path: JailPath, read_only: bool, protection: Protection) -> Self {

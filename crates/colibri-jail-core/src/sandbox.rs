@@ -86,9 +86,9 @@ pub enum Restriction {
     KernelInterfaces,
     /// No input into a terminal by TIOCSTI and TIOCLINUX (ioctl_tty(2)).
     TerminalInput,
-    /// No set-user-ID and set-group-ID modes and device nodes, and no 32-bit system calls and openat2(2).
+    /// No set-user-ID and set-group-ID modes and device nodes, and no openat2(2), whose modes a filter cannot see.
     SetIdFiles,
-    /// No user namespaces, and so no sandbox in the sandbox.
+    /// No user namespaces, and so no sandbox in the sandbox. Lifting it lifts [`Self::Landlock`] too.
     UserNamespaces,
     /// No writes outside of the writable mounts, by landlock(7) too.
     Landlock,

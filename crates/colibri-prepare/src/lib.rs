@@ -8,6 +8,7 @@ mod doctor;
 mod elevated;
 mod error;
 mod filter;
+mod git_config;
 mod host;
 mod jail_view;
 mod kernel_support;

@@ -69,7 +69,7 @@ impl MountTable {
 }
 
 /// Joins paths; [`Path::join`] with an empty path would append a slash.
-pub(crate) fn join(directory: &Path, inner: &Path) -> PathBuf {
+fn join(directory: &Path, inner: &Path) -> PathBuf {
     match inner.as_os_str().is_empty() {
         true => directory.to_owned(),
         false => directory.join(inner),

@@ -1,6 +1,5 @@
 //! Preparation of an agent's command: validated, wrapped and elevated. Starts nothing.
 
-use std::cell::LazyCell;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -21,7 +20,7 @@ use crate::doctor::sharing_warnings;
 use crate::filter::{check_keys, set_variables};
 use crate::host::resolve_in;
 use crate::limits::LimitPlan;
-use crate::sandbox::{SANDBOX_PROCESSES, clean_command};
+use crate::sandbox::{PrivateHostPaths, SANDBOX_PROCESSES, clean_command};
 use crate::{Cgroups, HostEnv, PrepareError};
 
 /// Stands for the id of an agent that is only explained.
@@ -165,9 +164,13 @@ impl Preparer {
         let engine = &*self.engine;
         let mut env = self.host.with(&config.env);
         let has_wrapper = confinement != Confinement::None && engine.has_wrapper_process();
+        let mut warnings = Vec::new();
         if let Confinement::Ephemeral(jail) = &mut confinement {
             let root = Path::new(jail.path.as_str());
-            let host = LazyCell::new(|| self.private_host_paths());
+            let host = match engine.masks_paths() || self.completes_sandbox() {
+                true => self.private_host_paths()?,
+                false => PrivateHostPaths::default(),
+            };
             if jail.is_template {
                 let user = jail
                     .user
@@ -198,7 +201,7 @@ impl Preparer {
                     jail.ip4 = Ip4Policy::Disable;
                 }
                 let home = env.get("HOME").map(String::as_str);
-                self.complete_sandbox(jail, home, &config.limits(), &host)?;
+                warnings.extend(self.complete_sandbox(jail, home, &config.limits(), &host)?);
             }
         }
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
@@ -235,7 +238,7 @@ impl Preparer {
         let names_user = config.jail.as_ref().is_some_and(|jail| jail.user.is_some());
         let is_root = has_monitor && !self.backend.monitors() && !names_user;
         let mut network_events = false;
-        let mut warnings = Vec::from_iter(is_root.then(|| ROOT_WARNING.to_owned()));
+        warnings.extend(is_root.then(|| ROOT_WARNING.to_owned()));
         if let Confinement::Ephemeral(jail) = &confinement {
             if !jail.allow.is_empty() {
                 network_events = jail.sandbox.completed || engine.outer_proxy().is_some();

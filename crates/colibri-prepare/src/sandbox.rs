@@ -2,19 +2,19 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use colibri_jail_core::{
-    CommandLine, EphemeralJail, GIT_DIRECTORY, HostUser, JailPath, JailUser, Limits, Mount,
-    PathError, Protection, Restriction, View, host_path,
+    CommandLine, EphemeralJail, HostUser, JailError, JailPath, JailUser, Limits, Mount, PathError,
+    Protection, Restriction, View, host_path,
 };
 use colibri_sys::known_daemons::KnownDaemons;
-use colibri_sys::regular_file;
 use colibri_types::HeldFile;
 
 use crate::doctor::is_host_root;
-use crate::mountinfo::{MountTable, join};
+use crate::mountinfo::MountTable;
 use crate::{PrepareError, Preparer, worktree};
 
 /// Directories and files of the host in which sockets of the user's and the system's services are, or which are secret.
@@ -90,18 +90,17 @@ const PRIVATE_IN_HOME: &[&str] = &[
 
 /// Maximum number of processes and threads of an agent without the limit `processes`, where it can be enforced.
 pub(crate) const SANDBOX_PROCESSES: u32 = 4096;
-/// Maximum number of paths to which a repository refers.
-const MAX_REFERENCES: usize = 64;
-/// Maximum size of a configuration of git that is read, in bytes.
-const MAX_CONFIG: u64 = 1 << 20;
 /// List of all Unix sockets of the network namespace (proc(5)).
 const UNIX_SOCKETS: &str = "/proc/net/unix";
 /// Maximum number of masks of sockets that are found there.
-const MAX_SOCKETS: usize = 256;
+const MAX_SOCKETS: usize = 512;
+/// List of the mounts of this process (proc_pid_mountinfo(5)).
+const MOUNTS: &str = "/proc/self/mountinfo";
 /// File that names the servers of name lookups.
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// What no agent may see, and the mounts by which it is visible, at one moment.
+#[derive(Default)]
 pub(crate) struct PrivateHostPaths {
     /// Real paths of private directories and files.
     private: Vec<PathBuf>,
@@ -125,6 +124,7 @@ impl Preparer {
     }
 
     /// Sets the fields of a sandbox that depend on the host, and adds the mounts of git worktrees. `home` is the agent's variable `HOME`.
+    /// Returns a warning about what is not protected.
     ///
     /// # Errors
     /// A mount shows what no agent may see.
@@ -134,7 +134,7 @@ impl Preparer {
         home: Option<&str>,
         limits: &Limits,
         host: &PrivateHostPaths,
-    ) -> Result<(), PrepareError> {
+    ) -> Result<Option<String>, PrepareError> {
         jail.sandbox.completed = true;
         worktree::add_mounts(jail);
         jail.sandbox.home_path = home
@@ -181,11 +181,16 @@ impl Preparer {
         });
         jail.masked = masked;
         let repositories = worktree::repositories_inside(jail);
-        let mut read_only = referenced_paths(jail);
+        let mut read_only = worktree::referenced_paths(jail, &repositories, user_home.as_deref());
         read_only.extend(repositories.links);
+        read_only.sort();
+        read_only.dedup();
         jail.sandbox.read_only = read_only;
         jail.sandbox.git_directories = repositories.directories;
-        Ok(())
+        Ok(match repositories.is_complete {
+            true => None,
+            false => Some("a workspace has more directories than are searched for git repositories: the agent could write the hooks of those in the others".to_owned()),
+        })
     }
 
     /// Returns the paths in the jail that show sockets and secrets of the host.
@@ -197,7 +202,7 @@ impl Preparer {
         jail: &EphemeralJail,
         table: &MountTable,
         home: Option<&Path>,
-    ) -> Result<Vec<JailPath>, PathError> {
+    ) -> Result<Vec<JailPath>, PrepareError> {
         let in_home = PRIVATE_IN_HOME
             .iter()
             .filter_map(|path| Some(home?.join(path)));
@@ -214,28 +219,45 @@ impl Preparer {
                     "is or is in {}, which no agent may see; mount a copy of what the agent needs",
                     path.display()
                 );
-                return Err(PathError::new("mount source", &mount.source, problem));
+                return Err(PathError::new("mount source", &mount.source, problem).into());
             }
         }
-        let sockets = match jail.sandbox.applies(Restriction::UnixSockets) {
-            true => bound_sockets(),
-            false => Vec::new(),
-        };
-        let all = private
+        let mut hidden: Vec<JailPath> = private
             .into_iter()
-            .chain(sockets.into_iter().flat_map(aliases));
-        Ok(all
             .flat_map(|path| self.paths_inside(jail, &path))
-            .collect())
+            .collect();
+        if jail.sandbox.applies(Restriction::UnixSockets) {
+            let mut sockets = BTreeSet::new();
+            for path in bound_sockets()? {
+                let shown = |path: &PathBuf| !self.paths_inside(jail, path).is_empty();
+                // Only those that the sandbox would show are looked up.
+                if table.aliases(&path).iter().any(shown) && is_socket(&path) {
+                    sockets.extend(
+                        aliases(path)
+                            .iter()
+                            .flat_map(|alias| self.paths_inside(jail, alias)),
+                    );
+                }
+            }
+            if sockets.len() > MAX_SOCKETS {
+                return Err(JailError::Unsupported(format!(
+                    "the sandbox would show {} sockets of the host, more than the {MAX_SOCKETS} that can be masked; give the view minimal or fewer mounts, or lift the restriction unix-sockets",
+                    sockets.len()
+                ))
+                .into());
+            }
+            hidden.extend(sockets);
+        }
+        Ok(hidden)
     }
 
     /// Returns the paths in the jail that show a path of the host.
     fn paths_inside(&self, jail: &EphemeralJail, path: &Path) -> Vec<JailPath> {
-        let parse = |path: &Path| path.to_str()?.parse::<JailPath>().ok();
         let mut inside = Vec::new();
-        if let Ok(inner) = path.strip_prefix(jail.path.as_str())
-            && let Some(found) = parse(&Path::new("/").join(inner))
-        {
+        let in_root = path.strip_prefix(jail.path.as_str()).ok();
+        let in_root: Option<JailPath> =
+            in_root.and_then(|inner| Path::new("/").join(inner).to_str()?.parse().ok());
+        if let Some(found) = in_root {
             let is_private = self
                 .engine
                 .private_directories()
@@ -245,18 +267,15 @@ impl Preparer {
                 inside.push(found);
             }
         }
-        for mount in &jail.mounts {
-            if let Ok(inner) = path.strip_prefix(mount.source.as_str())
-                && let Some(found) = parse(&join(Path::new(mount.target.as_str()), inner))
-            {
-                inside.push(found);
-            }
-        }
+        inside.extend(jail.mounts.iter().filter_map(|mount| mount.inside(path)));
         inside
     }
 
     /// Reads the mounts of the host and finds what no agent may see.
-    pub(crate) fn private_host_paths(&self) -> PrivateHostPaths {
+    ///
+    /// # Errors
+    /// The mounts cannot be read.
+    pub(crate) fn private_host_paths(&self) -> Result<PrivateHostPaths, PrepareError> {
         let mut private = self.private_directories.clone();
         if self.completes_sandbox() {
             private.extend(self.private_files.iter().cloned());
@@ -267,12 +286,14 @@ impl Preparer {
             );
         }
         let real = private.iter().filter_map(|path| path.canonicalize().ok());
-        PrivateHostPaths {
-            private: real.collect(),
-            mounts: MountTable::parse(
-                &fs::read_to_string("/proc/self/mountinfo").unwrap_or_default(),
-            ),
-        }
+        let private = real.collect();
+        let mounts = match fs::read_to_string(MOUNTS) {
+            Ok(text) => MountTable::parse(&text),
+            // Other systems have no such list, and no sandboxes that need it.
+            Err(_) if cfg!(not(target_os = "linux")) => MountTable::default(),
+            Err(error) => return Err(unreadable(MOUNTS, &error)),
+        };
+        Ok(PrivateHostPaths { private, mounts })
     }
 
     /// Identifies the files that the shim opens for the runs of an agent.
@@ -355,9 +376,14 @@ fn shown_settings() -> Vec<JailPath> {
         .collect()
 }
 
-/// Returns the paths of sockets that processes of this network namespace have bound.
-fn bound_sockets() -> Vec<PathBuf> {
-    let listed = fs::read(UNIX_SOCKETS).unwrap_or_default();
+/// Returns the paths of sockets that processes of this network namespace have bound, as they named them.
+fn bound_sockets() -> Result<BTreeSet<PathBuf>, PrepareError> {
+    let listed = match fs::read(UNIX_SOCKETS) {
+        Ok(listed) => listed,
+        // A kernel without Unix sockets.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Vec::new(),
+        Err(error) => return Err(unreadable(UNIX_SOCKETS, &error)),
+    };
     let listed = String::from_utf8_lossy(&listed);
     // The name follows seven fields. Other users choose names too: an abstract one begins with @, and a relative one with any text.
     let paths = listed.lines().filter_map(|line| {
@@ -366,14 +392,22 @@ fn bound_sockets() -> Vec<PathBuf> {
             rest = rest.trim_start_matches(' ').split_once(' ')?.1;
         }
         let path = Path::new(rest);
-        let is_socket = || {
-            path.symlink_metadata()
-                .is_ok_and(|data| data.file_type().is_socket())
-        };
-        (path.is_absolute() && is_socket()).then(|| path.to_owned())
+        path.is_absolute().then(|| path.to_owned())
     });
-    let unique: BTreeSet<PathBuf> = paths.collect();
-    unique.into_iter().take(MAX_SOCKETS).collect()
+    Ok(paths.collect())
+}
+
+fn is_socket(path: &Path) -> bool {
+    let data = path.symlink_metadata();
+    data.is_ok_and(|data| data.file_type().is_socket())
+}
+
+/// Returns the error for a list of the kernel that cannot be read.
+fn unreadable(path: &str, error: &io::Error) -> PrepareError {
+    JailError::Unsupported(format!(
+        "cannot read {path}, by which paths are hidden from the agent: {error}; mount the whole proc(5) at /proc"
+    ))
+    .into()
 }
 
 /// Refuses mounts by which an agent could reach the daemon or change how the user works. `programs` are those of Colibri.
@@ -385,10 +419,7 @@ fn reject_exposing_mounts(
 ) -> Result<(), PrepareError> {
     for mount in &jail.mounts {
         let source = Path::new(mount.source.as_str());
-        let data = source.symlink_metadata();
-        if data.is_ok_and(|data| data.file_type().is_socket())
-            && jail.sandbox.applies(Restriction::UnixSockets)
-        {
+        if is_socket(source) && jail.sandbox.applies(Restriction::UnixSockets) {
             let problem = "is a socket of the host, by which an agent could leave the sandbox; remove it, or lift the restriction unix-sockets";
             return Err(PathError::new("mount source", &mount.source, problem).into());
         }
@@ -440,7 +471,7 @@ fn reject_exposing_mounts(
 }
 
 /// Returns the writable mounts with the protected paths of a project.
-fn projects(jail: &EphemeralJail) -> impl Iterator<Item = &Mount> {
+pub(crate) fn projects(jail: &EphemeralJail) -> impl Iterator<Item = &Mount> {
     let mounts = jail.mounts.iter();
     mounts.filter(|mount| !mount.read_only && mount.protection == Protection::Project)
 }
@@ -476,133 +507,4 @@ fn reject_second_views(jail: &EphemeralJail) -> Result<(), PrepareError> {
         }
     }
     Ok(())
-}
-
-/// Returns the paths in workspaces to which the protected files of their repositories refer: targets of links in `.git/hooks`, and
-/// the values of `core.hooksPath` and `include.path`.
-fn referenced_paths(jail: &EphemeralJail) -> Vec<JailPath> {
-    let mut found = BTreeSet::new();
-    for mount in projects(jail) {
-        let source = Path::new(mount.source.as_str());
-        let git = source.join(GIT_DIRECTORY);
-        let hooks = fs::read_dir(git.join("hooks"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        let links = hooks
-            .take(MAX_REFERENCES)
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()))
-            .map(|entry| entry.path());
-        let config = regular_file::read(&git.join("config"), MAX_CONFIG).unwrap_or_default();
-        let named = named_by_config(&String::from_utf8_lossy(&config));
-        // Hooks are relative to the working tree, and files to include to the configuration (git-config(1)).
-        let named = named
-            .into_iter()
-            .take(MAX_REFERENCES)
-            .map(|(is_hooks, path)| match is_hooks {
-                true => source.join(path),
-                false => git.join(path),
-            });
-        for path in links.chain(named) {
-            let inner = existing_part(&path)
-                .and_then(|path| Some(path.strip_prefix(source).ok()?.to_owned()));
-            let is_work = |inner: &PathBuf| {
-                !inner.as_os_str().is_empty() && !inner.starts_with(GIT_DIRECTORY)
-            };
-            let target = inner
-                .filter(is_work)
-                .map(|inner| Path::new(mount.target.as_str()).join(inner));
-            found.extend(target.and_then(|path| path.to_str()?.parse::<JailPath>().ok()));
-        }
-    }
-    found.into_iter().collect()
-}
-
-/// Returns the real path, or that of the first part of it that does not exist.
-fn existing_part(path: &Path) -> Option<PathBuf> {
-    let mut real = PathBuf::from("/");
-    for part in path.components() {
-        match part {
-            Component::ParentDir => drop(real.pop()),
-            Component::Normal(name) => {
-                let next = real.join(name);
-                match next.canonicalize() {
-                    Ok(path) => real = path,
-                    Err(_) if next.symlink_metadata().is_ok() => return None,
-                    Err(_) => return Some(next),
-                }
-            }
-            _ => {}
-        }
-    }
-    Some(real)
-}
-
-/// Returns the paths that a configuration of git names as directory of hooks or as a file to include (git-config(1)).
-///
-/// The first value of each is whether it is the directory of hooks.
-fn named_by_config(config: &str) -> Vec<(bool, String)> {
-    let mut section = String::new();
-    let mut named = Vec::new();
-    for line in config.lines() {
-        let line = line.trim();
-        if let Some(header) = line.strip_prefix('[') {
-            let end = header.find([' ', ']', '.']).unwrap_or(header.len());
-            section = header.get(..end).unwrap_or_default().to_ascii_lowercase();
-        }
-        // A value may follow the header in the same line.
-        let line = line.rsplit_once(']').map_or(line, |(_, rest)| rest.trim());
-        let Some((name, value)) = line.split_once('=') else {
-            continue;
-        };
-        let is_path = match section.as_str() {
-            "core" => name.trim().eq_ignore_ascii_case("hookspath"),
-            "include" | "includeif" => name.trim().eq_ignore_ascii_case("path"),
-            _ => false,
-        };
-        if is_path {
-            named.push((section == "core", value.trim().trim_matches('"').to_owned()));
-        }
-    }
-    named
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn paths_of_hooks_and_includes_are_found() {
-        let config = "[core]\n\tbare = false\n\thooksPath = \"tools/hooks\"\n[include] path = ../shared.cfg\n\
-            [includeIf \"gitdir:/x/\"]\n\tpath = other.cfg\n[remote \"a\"]\n\tpath = no\n";
-        let named = |is_hooks, path: &str| (is_hooks, path.to_owned());
-        assert_eq!(
-            named_by_config(config),
-            [
-                named(true, "tools/hooks"),
-                named(false, "../shared.cfg"),
-                named(false, "other.cfg")
-            ]
-        );
-        assert_eq!(named_by_config("path = x\n[core\nhookspath"), []);
-    }
-
-    #[test]
-    fn real_path_ends_at_the_first_part_that_does_not_exist() {
-        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
-        let root = dir.path().canonicalize().unwrap();
-        fs::create_dir(root.join("d")).unwrap();
-        std::os::unix::fs::symlink("d", root.join("link")).unwrap();
-        std::os::unix::fs::symlink("absent", root.join("dangling")).unwrap();
-        for (path, expected) in [
-            ("d", Some("d")),
-            ("link", Some("d")),
-            ("link/x/y", Some("d/x")),
-            ("d/../a/b/c", Some("a")),
-            ("dangling", None),
-        ] {
-            let expected = expected.map(|path| root.join(path));
-            assert_eq!(existing_part(&root.join(path)), expected, "{path}");
-        }
-    }
 }

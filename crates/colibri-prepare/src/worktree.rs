@@ -1,15 +1,28 @@
 //! Worktrees of git (git-worktree(1)): the directories outside of a worktree that its commands need.
 
+use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
-use colibri_jail_core::{EphemeralJail, GIT_DIRECTORY, JailPath, Mount, Protection};
+use colibri_jail_core::{EphemeralJail, GIT_DIRECTORY, JailPath, Mount, Protection, host_path};
 use colibri_sys::regular_file;
+
+use crate::git_config::{NamedPath, named_paths};
+use crate::sandbox::projects;
 
 /// Maximum size of a file that names a directory, in bytes.
 const MAX_LENGTH: u64 = 4096;
+/// Maximum number of links with a missing target in one path.
+const MAX_LINKS: usize = 8;
+/// Maximum number of paths to which a working tree refers, and of configurations that are read for them.
+const MAX_REFERENCES: usize = 64;
+/// Maximum size of a configuration of git that is read, in bytes.
+const MAX_CONFIG: u64 = 1 << 20;
 /// Maximum number of directories of a workspace in which repositories are searched.
-const MAX_DIRECTORIES: usize = 512;
+const MAX_DIRECTORIES: usize = 2048;
+/// Maximum number of directories of a directory in which they are searched.
+const MAX_IN_DIRECTORY: usize = 1024;
 /// Maximum number of repositories in a workspace that are protected.
 const MAX_REPOSITORIES: usize = 64;
 /// Directories of a repository that a commit in a worktree changes.
@@ -22,73 +35,196 @@ pub(crate) struct RepositoriesInside {
     pub(crate) directories: Vec<JailPath>,
     /// Files `.git` that name a directory elsewhere.
     pub(crate) links: Vec<JailPath>,
+    /// Whether all directories that exist were searched.
+    pub(crate) is_complete: bool,
 }
 
 /// Returns the repositories in workspaces: the one to which a file `.git` of the workspace refers, and those of the working trees in
 /// its directories and theirs. Unprotected ones are left out.
 pub(crate) fn repositories_inside(jail: &EphemeralJail) -> RepositoriesInside {
-    let mut found = RepositoriesInside::default();
-    for mount in jail
-        .mounts
-        .iter()
-        .filter(|mount| !mount.read_only && mount.protection == Protection::Project)
-    {
+    let mut found = RepositoriesInside {
+        is_complete: true,
+        ..RepositoriesInside::default()
+    };
+    for mount in projects(jail) {
         let source = Path::new(mount.source.as_str());
-        let in_jail = |path: &Path| -> Option<JailPath> {
-            let inner = path.strip_prefix(source).ok()?;
-            Path::new(mount.target.as_str())
-                .join(inner)
-                .to_str()?
-                .parse()
-                .ok()
-        };
         let is_protected = |path: &JailPath| {
             let mut open = jail.sandbox.unprotected.iter();
             !open.any(|open| path.is_in(open.as_str()))
         };
-        let own = linked_git_directory(source).and_then(|path| in_jail(&path));
+        let own = linked_git_directory(source).and_then(|path| mount.inside(&path));
         found.directories.extend(own);
-        for git in nested_repositories(source) {
+        let (nested, is_complete) = nested_repositories(source);
+        found.is_complete &= is_complete;
+        for git in nested {
             let list = match git.is_dir() {
                 true => &mut found.directories,
                 false => &mut found.links,
             };
-            list.extend(in_jail(&git).filter(is_protected));
+            list.extend(mount.inside(&git).filter(is_protected));
         }
     }
     found
 }
 
-/// Returns the paths `.git` in the directories of a directory, and in those of these. Links are not followed.
-fn nested_repositories(source: &Path) -> Vec<PathBuf> {
-    let mut left = MAX_DIRECTORIES;
+/// Returns the paths `.git` in the directories of a directory, and in those of these, and whether these are all. Links are not followed.
+fn nested_repositories(source: &Path) -> (Vec<PathBuf>, bool) {
+    let mut is_complete = true;
     let mut directories_in = |directory: &Path| -> Vec<PathBuf> {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let is_directory = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+        let is_directory = |entry: &fs::DirEntry| {
+            entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name() != GIT_DIRECTORY
+        };
         let paths = entries.filter(is_directory).map(|entry| entry.path());
-        let mut paths: Vec<PathBuf> = paths
-            .filter(|path| !path.ends_with(GIT_DIRECTORY))
-            .take(left)
-            .collect();
+        let mut paths: Vec<PathBuf> = paths.take(MAX_IN_DIRECTORY + 1).collect();
+        is_complete &= paths.len() <= MAX_IN_DIRECTORY;
         paths.sort();
-        left -= paths.len();
         paths
     };
-    let first = directories_in(source);
-    let second: Vec<PathBuf> = first.iter().flat_map(|path| directories_in(path)).collect();
-    let git = first
-        .into_iter()
-        .chain(second)
-        .map(|path| path.join(GIT_DIRECTORY));
+    let mut directories = directories_in(source);
+    let second: Vec<PathBuf> = directories
+        .iter()
+        .flat_map(|path| directories_in(path))
+        .collect();
+    directories.extend(second);
     let is_repository = |path: &PathBuf| {
         let data = path.symlink_metadata();
         data.is_ok_and(|data| data.is_dir() || data.is_file())
     };
-    git.filter(is_repository).take(MAX_REPOSITORIES).collect()
+    is_complete &= directories.len() <= MAX_DIRECTORIES;
+    let git = directories
+        .iter()
+        .take(MAX_DIRECTORIES)
+        .map(|path| path.join(GIT_DIRECTORY));
+    let mut found: Vec<PathBuf> = git
+        .filter(is_repository)
+        .take(MAX_REPOSITORIES + 1)
+        .collect();
+    is_complete &= found.len() <= MAX_REPOSITORIES;
+    found.truncate(MAX_REPOSITORIES);
+    (found, is_complete)
 }
 
-/// Adds the mounts for each writable mount that is a worktree: its repository read-only, without the hooks and the
-/// configuration being writable, and what a commit changes.
+/// Returns the paths in workspaces to which the protected files of their repositories refer: targets of links among the hooks, and
+/// the values of `core.hooksPath` and `include.path`, those of the configuration of the user with this home included.
+pub(crate) fn referenced_paths(
+    jail: &EphemeralJail,
+    repositories: &RepositoriesInside,
+    home: Option<&Path>,
+) -> Vec<JailPath> {
+    let mut found = BTreeSet::new();
+    for mount in projects(jail) {
+        let source = Path::new(mount.source.as_str());
+        let nested = repositories.directories.iter().chain(&repositories.links);
+        let nested = nested.filter_map(|path| host_path(&jail.mounts, Path::new(path.as_str())));
+        let nested =
+            nested.filter(|path| path.starts_with(source) && path.ends_with(GIT_DIRECTORY));
+        let trees = nested.filter_map(|git| Some(git.parent()?.to_owned()));
+        for tree in std::iter::once(source.to_owned()).chain(trees) {
+            for path in references(&tree, home) {
+                let real =
+                    existing_part(&path).filter(|real| real != source && real.starts_with(source));
+                found.extend(real.and_then(|real| mount.inside(&real)));
+            }
+        }
+    }
+    found.into_iter().collect()
+}
+
+/// Returns the paths to which the hooks and configurations of a working tree refer.
+fn references(tree: &Path, home: Option<&Path>) -> Vec<PathBuf> {
+    let git = linked_git_directory(tree).unwrap_or_else(|| tree.join(GIT_DIRECTORY));
+    let common = read_line(&git.join("commondir")).map(|path| git.join(path));
+    let directories: Vec<&Path> = std::iter::once(&git)
+        .chain(&common)
+        .map(PathBuf::as_path)
+        .collect();
+    let hooks = directories
+        .iter()
+        .filter_map(|path| fs::read_dir(path.join("hooks")).ok());
+    let mut found: Vec<PathBuf> = hooks
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()))
+        .map(|entry| entry.path())
+        .take(MAX_REFERENCES)
+        .collect();
+    let own = directories
+        .iter()
+        .flat_map(|path| [path.join("config"), path.join("config.worktree")]);
+    let of_user = home
+        .into_iter()
+        .flat_map(|home| [home.join(".gitconfig"), home.join(".config/git/config")]);
+    let mut files: Vec<PathBuf> = own
+        .chain(of_user)
+        .chain(["/etc/gitconfig".into()])
+        .collect();
+    let mut read = 0;
+    while let Some(file) = files.pop() {
+        read += 1;
+        if read > MAX_REFERENCES {
+            break;
+        }
+        let Ok(config) = regular_file::read(&file, MAX_CONFIG) else {
+            continue;
+        };
+        let expand = |base: &Path, path: &str| match (path.strip_prefix("~/"), home) {
+            (Some(path), Some(home)) => home.join(path),
+            _ => base.join(path),
+        };
+        let named = named_paths(&String::from_utf8_lossy(&config));
+        for path in named.into_iter().take(MAX_REFERENCES) {
+            match path {
+                NamedPath::Hooks(path) => found.push(expand(tree, &path)),
+                NamedPath::Include(path) => {
+                    let path = expand(file.parent().unwrap_or(tree), &path);
+                    found.push(path.clone());
+                    files.push(path);
+                }
+            }
+        }
+    }
+    found
+}
+
+/// Returns the real path, or that of the first part of it that does not exist; `None` for a cycle of links.
+fn existing_part(path: &Path) -> Option<PathBuf> {
+    let names = |path: &Path| -> Vec<OsString> {
+        let parts = path.components().filter_map(|part| match part {
+            Component::ParentDir => Some("..".into()),
+            Component::Normal(name) => Some(name.to_owned()),
+            _ => None,
+        });
+        parts.rev().collect()
+    };
+    let (mut real, mut rest, mut links) = (PathBuf::from("/"), names(path), 0);
+    while let Some(name) = rest.pop() {
+        if name == ".." {
+            real.pop();
+            continue;
+        }
+        let next = real.join(name);
+        match next.canonicalize() {
+            Ok(path) => real = path,
+            // The target of the link does not exist.
+            Err(_) if links < MAX_LINKS => match next.read_link() {
+                Ok(target) => {
+                    links += 1;
+                    if target.is_absolute() {
+                        real = PathBuf::from("/");
+                    }
+                    rest.extend(names(&target));
+                }
+                Err(_) => return Some(next),
+            },
+            Err(_) => return None,
+        }
+    }
+    Some(real)
+}
+
+/// Adds mounts for each writable mount that is a worktree: its repository read-only, and of it `objects`, `refs`, `logs` and the directory
+/// of the worktree writable.
 pub(crate) fn add_mounts(jail: &mut EphemeralJail) {
     let writable = jail.mounts.iter().filter(|mount| !mount.read_only);
     let found: Vec<Worktree> = writable
@@ -240,5 +376,63 @@ mod tests {
             |paths: &[JailPath]| -> Vec<String> { paths.iter().map(ToString::to_string).collect() };
         assert_eq!(text(&found.directories), ["/w/a/.git", "/w/a/b/.git"]);
         assert_eq!(text(&found.links), ["/w/sub/.git"]);
+    }
+
+    #[test]
+    fn real_path_ends_at_the_first_part_that_does_not_exist() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        fs::create_dir(root.join("d")).unwrap();
+        std::os::unix::fs::symlink("d", root.join("link")).unwrap();
+        std::os::unix::fs::symlink("absent", root.join("dangling")).unwrap();
+        std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
+        for (path, expected) in [
+            ("d", Some("d")),
+            ("link", Some("d")),
+            ("link/x/y", Some("d/x")),
+            ("d/../a/b/c", Some("a")),
+            ("dangling", Some("absent")),
+            ("dangling/x", Some("absent")),
+            ("loop", None),
+        ] {
+            let expected = expected.map(|path| root.join(path));
+            assert_eq!(existing_part(&root.join(path)), expected, "{path}");
+        }
+    }
+
+    #[test]
+    fn paths_that_configurations_name_are_found() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        let (work, home) = (root.join("work"), root.join("home"));
+        for directory in ["work/.git/hooks", "work/nested/.git", "home"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::write(
+            work.join(".git/config"),
+            "[include] path = ../first\n[include] path = own.cfg\n",
+        )
+        .unwrap();
+        fs::write(work.join("first"), "[include] path = second\n").unwrap();
+        fs::write(work.join("nested/.git/config"), "[core] hooksPath = h\n").unwrap();
+        fs::write(home.join(".gitconfig"), "[core] hooksPath = .shared\n").unwrap();
+        std::os::unix::fs::symlink("../../check.sh", work.join(".git/hooks/pre-push")).unwrap();
+        let relative = |tree: &Path| -> BTreeSet<String> {
+            let found = references(tree, Some(&home)).into_iter();
+            let found = found.filter_map(|path| existing_part(&path));
+            found
+                .filter_map(|path| Some(path.strip_prefix(&work).ok()?.display().to_string()))
+                .collect()
+        };
+        assert_eq!(
+            relative(&work).into_iter().collect::<Vec<_>>(),
+            [".git/own.cfg", ".shared", "check.sh", "first", "second"]
+        );
+        assert_eq!(
+            relative(&work.join("nested"))
+                .into_iter()
+                .collect::<Vec<_>>(),
+            ["nested/.shared", "nested/h"]
+        );
     }
 }

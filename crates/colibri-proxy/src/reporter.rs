@@ -2,16 +2,20 @@
 
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use colibri_jail_core::Destination;
+use colibri_jail_core::{Destination, printable_ascii};
 use serde::Serialize;
 
 /// Maximum length of a line on standard error, in bytes.
 const MAX_LINE: usize = 500;
-/// Maximum length of a host or a reason in an event, in bytes.
-const MAX_FIELD: usize = 300;
+/// Maximum length of a host or a reason in an event, in bytes. With both, a line is shorter than the least PIPE_BUF, 512.
+const MAX_FIELD: usize = 180;
+/// Number of lines that wait while the reader of standard error is slow.
+const QUEUE: usize = 64;
 /// Maximum number of lines without a delay, and of events.
 const BURST: u32 = 200;
 /// Time after which one more line is permitted.
@@ -67,6 +71,8 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Reporter {
     state: Mutex<State>,
+    /// To the thread that writes to standard error, whose pipe the agent can fill.
+    lines: SyncSender<String>,
     /// A descriptor that does not block.
     events: Option<OwnedFd>,
 }
@@ -94,16 +100,23 @@ fn now() -> String {
         .to_string()
 }
 
-/// Returns printable ASCII of limited length: clients choose names.
-fn printable(text: &str, max: usize) -> String {
-    let plain = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
-    text.chars().map(plain).take(max).collect()
-}
-
 impl Reporter {
-    pub(crate) fn new(events: Option<OwnedFd>) -> Arc<Self> {
+    /// Starts a thread that writes to standard error.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub(crate) fn new(events: Option<OwnedFd>) -> io::Result<Arc<Self>> {
         let now = Instant::now();
-        Arc::new(Self {
+        let (lines, queued) = sync_channel::<String>(QUEUE);
+        let (started, ready) = sync_channel(1);
+        thread::Builder::new().stack_size(64 << 10).spawn(move || {
+            let _ = started.send(());
+            queued.iter().for_each(|line| write_line(&line));
+        })?;
+        // The start of a thread needs system calls that the process gives up next.
+        ready.recv().map_err(io::Error::other)?;
+        Ok(Arc::new(Self {
+            lines,
             state: Mutex::new(State {
                 lines: RateLimit::new(now),
                 dropped_lines: 0,
@@ -112,7 +125,7 @@ impl Reporter {
                 reporting: false,
             }),
             events,
-        })
+        }))
     }
 
     /// Reports that the policy refuses a destination.
@@ -121,12 +134,12 @@ impl Reporter {
         if self.events.is_none() {
             return;
         }
-        let host = printable(&destination.host().to_string(), MAX_FIELD);
+        let host = printable_ascii(&destination.host().to_string(), MAX_FIELD);
         let event = Event::Refused {
             at: now(),
             host: &host,
             port: destination.port(),
-            reason: &printable(reason, MAX_FIELD),
+            reason: &printable_ascii(reason, MAX_FIELD),
         };
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.events.permit(Instant::now()) || self.write_event(&event).is_err() {
@@ -138,9 +151,7 @@ impl Reporter {
     /// Writes one line to standard error, which is the agent's.
     pub(crate) fn notice(self: &Arc<Self>, message: &str) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.lines.permit(Instant::now()) {
-            write_line(message);
-        } else {
+        if !state.lines.permit(Instant::now()) || self.lines.try_send(message.to_owned()).is_err() {
             state.dropped_lines += 1;
             self.report_dropped_later(&mut state);
         }
@@ -153,8 +164,10 @@ impl Reporter {
         let mut line = serde_json::to_vec(event)?;
         line.push(b'\n');
         // A line is shorter than PIPE_BUF, so it is written as a whole or not at all (pipe(7)).
-        rustix::io::write(events, &line)?;
-        Ok(())
+        match rustix::io::write(events, &line)? == line.len() {
+            true => Ok(()),
+            false => Err(io::ErrorKind::WriteZero.into()),
+        }
     }
 
     fn report_dropped_later(self: &Arc<Self>, state: &mut State) {
@@ -175,8 +188,10 @@ impl Reporter {
         let lines = state.dropped_lines;
         let mut busy = lines > 0 || state.dropped_events > 0;
         if lines > 0 && state.lines.permit(now_instant) {
-            state.dropped_lines = 0;
-            write_line(&format!("{lines} lines like these were not shown"));
+            let line = format!("{lines} lines like these were not shown");
+            if self.lines.try_send(line).is_ok() {
+                state.dropped_lines = 0;
+            }
         }
         let count = state.dropped_events;
         if count > 0 && state.events.permit(now_instant) {
@@ -196,7 +211,7 @@ impl Reporter {
 
 /// Writes one line of printable ASCII and limited length to standard error.
 pub(crate) fn write_line(message: &str) {
-    let message = printable(message, MAX_LINE);
+    let message = printable_ascii(message, MAX_LINE);
     let _ = io::stderr().write_all(format!("colibri-proxy: {message}\n").as_bytes());
 }
 
@@ -205,12 +220,6 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader};
     use std::os::unix::net::UnixStream;
-
-    #[test]
-    fn text_of_clients_becomes_printable_and_short() {
-        assert_eq!(printable("a\u{1b}[31m\nb\u{202e}ä", 50), "a?[31m?b??");
-        assert_eq!(printable(&"x".repeat(100), 5), "xxxxx");
-    }
 
     #[test]
     fn rate_limit_permits_a_burst_and_refills() {
@@ -230,7 +239,7 @@ mod tests {
     async fn refusals_become_events_until_the_reader_is_slow() {
         let (reader, writer) = UnixStream::pair().unwrap();
         writer.set_nonblocking(true).unwrap();
-        let reporter = Reporter::new(Some(writer.into()));
+        let reporter = Reporter::new(Some(writer.into())).unwrap();
         let destination = "a.example:443".parse().unwrap();
         for _ in 0..BURST + 50 {
             reporter.refused(&destination, "it is \u{7}not in the allow list");

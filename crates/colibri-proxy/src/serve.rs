@@ -140,7 +140,7 @@ pub(crate) fn serve(parent: &OsStr) -> Result<ExitCode, ProxyError> {
         let shared = Arc::new(Shared {
             policy,
             resolver: Resolver::new(resolver).map_err(failed("use the resolver"))?,
-            reporter: Reporter::new(events),
+            reporter: Reporter::new(events).map_err(failed("start a thread"))?,
             credentials,
             tls,
         });

@@ -38,11 +38,8 @@ pub(crate) struct Confinement {
 impl Confinement {
     /// Compiles the restrictions that are not lifted.
     pub(crate) fn prepare(options: &Enter) -> Result<Self, SandboxError> {
-        let abi = match options.applies(Restriction::Landlock)
-            && options.applies(Restriction::UserNamespaces)
-        {
+        let abi = match options.applies(Restriction::Landlock) {
             true => colibri_sys::kernel::landlock_abi(),
-            // A landlocked process cannot mount, which a nested sandbox does.
             false => 0,
         };
         let ruleset = (abi > 0)

@@ -18,7 +18,8 @@ use crate::confine::Confinement;
 use crate::options::{Enter, parse_ids};
 use crate::paths::{self, Covers, Locks};
 use crate::pre_exec::restrict_before_exec;
-use crate::{EXIT_FAILURE, SandboxError, cannot, report, watch};
+use crate::watch::Watch;
+use crate::{EXIT_FAILURE, SandboxError, cannot, report};
 
 /// Exit code if the program does not exist, as of a shell.
 const EXIT_NOT_FOUND: u8 = 127;
@@ -115,6 +116,8 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         }
         confinement.apply()
     });
+    let watched = [options.protected, options.protected_git, options.masked].concat();
+    let watch = Watch::of(watched)?;
     let agent = match agent.spawn() {
         Ok(agent) => agent,
         Err(error) => {
@@ -130,8 +133,7 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
     locks
         .wait_for_missing()
         .map_err(cannot("start a thread that waits for a lock"))?;
-    let watched = [options.protected, options.protected_git, options.masked].concat();
-    watch::start(watched)?;
+    watch.start()?;
     let code = wait_for(i32::try_from(agent.id())?)?;
     drop((locks, proxy));
     Ok(code)

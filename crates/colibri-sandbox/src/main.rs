@@ -65,12 +65,9 @@ fn execute(_words: Vec<std::ffi::OsString>) -> Option<Result<ExitCode, SandboxEr
     Some(Err("colibri-sandbox is for Linux".into()))
 }
 
-/// Writes one line to standard error. A path in it may contain control characters.
+/// Writes one line to standard error. A path in it may contain any characters.
 fn report(message: &str) {
-    let printable: String = message
-        .chars()
-        .map(|c| if c.is_control() { '?' } else { c })
-        .collect();
+    let printable = message.replace(colibri_jail_core::is_unprintable, "?");
     let _ = io::stderr().write_all(format!("colibri-sandbox: {printable}\n").as_bytes());
 }
 

@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 
 use colibri_sys::descriptors::{duplicate_to, place_at, take_inherited};
 use colibri_sys::{kernel, mounts, regular_file};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{
     CWD, FlockOperation, Gid, MemfdFlags, Mode, OFlags, Uid, flock, fstat, memfd_create, openat,
 };
@@ -32,6 +33,11 @@ const LOCKS: &str = "/run/colibri-users";
 const USER: &str = "colibri-agent";
 /// Maximum size of a user table, in bytes.
 const MAX_TABLE: u64 = 16 << 20;
+/// Timeout for the process that creates a user namespace.
+const HOLDER_TIMEOUT: Timespec = Timespec {
+    tv_sec: 5,
+    tv_nsec: 0,
+};
 /// Mount point for the mounts of one agent, in its own mount namespace.
 const STAGE: &str = "/run/colibri-stage";
 
@@ -235,6 +241,10 @@ fn namespace(user: (u32, u32), group: (u32, u32)) -> io::Result<OwnedFd> {
         .spawn()?;
     let created = (|| {
         let mut output = holder.stdout.take().ok_or(io::ErrorKind::BrokenPipe)?;
+        let mut polled = [PollFd::new(&output, PollFlags::IN)];
+        if poll(&mut polled, Some(&HOLDER_TIMEOUT))? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
         output.read_exact(&mut [0])?;
         let directory = format!("/proc/{}", holder.id());
         for (file, (inside, outside)) in [("uid_map", user), ("gid_map", group)] {
@@ -247,6 +257,9 @@ fn namespace(user: (u32, u32), group: (u32, u32)) -> io::Result<OwnedFd> {
     })();
     // The end of its input ends it.
     drop(holder.stdin.take());
+    if created.is_err() {
+        let _ = holder.kill();
+    }
     holder.wait()?;
     created
 }

@@ -14,30 +14,51 @@ use crate::{EXIT_FAILURE, SandboxError, cannot, report};
 /// List of the mounts of this process. poll(2) reports a change as an exceptional condition (proc_pid_mounts(5)).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// Ends this process, and with it the sandbox, when one of the present mounts in these directories, or on these paths, is gone.
-///
-/// # Errors
-/// The list cannot be read, or a thread cannot be started.
-pub(crate) fn start(directories: Vec<PathBuf>) -> Result<(), SandboxError> {
-    if directories.is_empty() {
-        return Ok(());
+/// The mounts of this process at one moment.
+pub(crate) struct Watch {
+    list: File,
+    directories: Vec<PathBuf>,
+    present: BTreeSet<String>,
+}
+
+impl Watch {
+    /// Reads which mounts are in these directories, or on these paths.
+    ///
+    /// # Errors
+    /// The list cannot be read.
+    pub(crate) fn of(directories: Vec<PathBuf>) -> Result<Self, SandboxError> {
+        let mut list = File::open(MOUNTS).map_err(cannot(format!("open {MOUNTS}")))?;
+        let present = mount_points(&mut list, &directories).map_err(cannot("list the mounts"))?;
+        Ok(Self {
+            list,
+            directories,
+            present,
+        })
     }
-    let mut list = File::open(MOUNTS).map_err(cannot(format!("open {MOUNTS}")))?;
-    let present = mount_points(&mut list, &directories).map_err(cannot("list the mounts"))?;
-    let watch = move || {
-        let gone = match wait_for_loss(&mut list, &directories, &present) {
-            Ok(path) => format!(
-                "{path} was replaced outside of the sandbox, which protects the old file only"
-            ),
-            Err(error) => format!("cannot watch the mounts: {error}"),
+
+    /// Ends this process, and with it the sandbox, when one of the mounts is gone.
+    ///
+    /// # Errors
+    /// A thread cannot be started.
+    pub(crate) fn start(mut self) -> Result<(), SandboxError> {
+        if self.directories.is_empty() {
+            return Ok(());
+        }
+        let watch = move || {
+            let gone = match wait_for_loss(&mut self.list, &self.directories, &self.present) {
+                Ok(path) => format!(
+                    "{path} was replaced outside of the sandbox, which protects the old file only"
+                ),
+                Err(error) => format!("cannot watch the mounts: {error}"),
+            };
+            report(&format!("{gone}; the agent was ended, start it again"));
+            std::process::exit(i32::from(EXIT_FAILURE));
         };
-        report(&format!("{gone}; the agent was ended, start it again"));
-        std::process::exit(i32::from(EXIT_FAILURE));
-    };
-    let started = thread::Builder::new().stack_size(64 << 10).spawn(watch);
-    started
-        .map(drop)
-        .map_err(cannot("start a thread that watches the mounts"))
+        let started = thread::Builder::new().stack_size(64 << 10).spawn(watch);
+        started
+            .map(drop)
+            .map_err(cannot("start a thread that watches the mounts"))
+    }
 }
 
 /// Waits until one of the mounts is gone, and returns its path.
@@ -47,13 +68,13 @@ fn wait_for_loss(
     present: &BTreeSet<String>,
 ) -> io::Result<String> {
     loop {
-        match poll(&mut [PollFd::new(list, PollFlags::PRI)], None) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
         let now = mount_points(list, directories)?;
         if let Some(gone) = present.difference(&now).next() {
             return Ok(gone.clone());
+        }
+        match poll(&mut [PollFd::new(list, PollFlags::PRI)], None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use colibri_jail_core::printable_ascii;
 use colibri_shim::layout;
 use colibri_shim::record;
 use colibri_types::{NetworkAction, NetworkRecord, NetworkSummary};
@@ -183,17 +184,19 @@ fn parse(line: &[u8]) -> Option<NetworkRecord> {
     (is_time && is_complete).then(|| NetworkRecord {
         at: record.at,
         action: record.action,
-        host: record.host.filter(|_| refusal).as_deref().map(printable),
+        host: record
+            .host
+            .filter(|_| refusal)
+            .as_deref()
+            .map(|text| printable_ascii(text, MAX_TEXT)),
         port: record.port.filter(|_| refusal),
-        reason: record.reason.filter(|_| refusal).as_deref().map(printable),
+        reason: record
+            .reason
+            .filter(|_| refusal)
+            .as_deref()
+            .map(|text| printable_ascii(text, MAX_TEXT)),
         count: record.count.filter(|_| !refusal),
     })
-}
-
-/// Returns printable ASCII of limited length.
-fn printable(text: &str) -> String {
-    let plain = |c: char| if (' '..='~').contains(&c) { c } else { '?' };
-    text.chars().map(plain).take(MAX_TEXT).collect()
 }
 
 #[cfg(test)]

@@ -4,7 +4,6 @@
 //! files of daemons whose state directory is gone are removed.
 
 use std::fs;
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -43,11 +42,11 @@ impl KnownDaemons {
         })
     }
 
-    /// Stores the private paths of the daemon with this state directory. `paths` are absolute; one with a line break is left
-    /// out.
+    /// Stores the private paths of the daemon with this state directory, which exists. `paths` are absolute; one with a line break
+    /// is left out.
     ///
     /// # Errors
-    /// The file cannot be written.
+    /// The file cannot be written, or there are too many.
     pub fn register(&self, state_dir: &Path, paths: &[PathBuf]) -> io::Result<()> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -64,9 +63,15 @@ impl KnownDaemons {
                 let _ = fs::remove_file(file);
             }
         }
-        let mut hasher = DefaultHasher::new();
-        state_dir.hash(&mut hasher);
-        let file = self.directory.join(format!("{:016x}", hasher.finish()));
+        let state = state_dir.metadata()?;
+        let name = format!("{:x}-{:x}", state.dev(), state.ino());
+        let file = self.directory.join(name);
+        if self.read().len() >= MAX_FILES && !file.exists() {
+            return Err(io::Error::other(format!(
+                "{} names {MAX_FILES} daemons; remove the files of those that you do not use any more",
+                self.directory.display()
+            )));
+        }
         let lines = std::iter::once(state_dir).chain(paths.iter().map(PathBuf::as_path));
         let lines = lines
             .filter_map(Path::to_str)

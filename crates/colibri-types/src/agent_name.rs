@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use colibri_jail_core::is_unprintable;
+
 /// Maximum length of an agent's name, in characters.
 pub const MAX_NAME: usize = 64;
 
@@ -25,33 +27,6 @@ pub enum AgentNameError {
     Control,
 }
 
-/// Returns whether a character is a control character or invisible, and so could change how a terminal shows other text, make two
-/// names look the same, or hide text (Unicode: control, default ignorable without the first variation selectors, bidirectional
-/// controls, line and paragraph separators).
-#[must_use]
-pub fn is_unprintable(c: char) -> bool {
-    c.is_control() || is_invisible(c)
-}
-
-fn is_invisible(c: char) -> bool {
-    matches!(
-        c,
-        '\u{ad}'
-            | '\u{34f}'
-            | '\u{61c}'
-            | '\u{115f}'..='\u{1160}'
-            | '\u{180e}'
-            | '\u{200b}'..='\u{200f}'
-            | '\u{2028}'..='\u{202e}'
-            | '\u{2060}'..='\u{206f}'
-            | '\u{3164}'
-            | '\u{feff}'
-            | '\u{ffa0}'
-            | '\u{fff9}'..='\u{fffb}'
-            | '\u{e0000}'..='\u{e0fff}'
-    )
-}
-
 impl AgentName {
     /// Returns the name as text.
     #[must_use]
@@ -64,7 +39,7 @@ impl FromStr for AgentName {
     type Err = AgentNameError;
 
     fn from_str(text: &str) -> Result<Self, AgentNameError> {
-        if text.chars().all(|c| c.is_whitespace() || is_invisible(c)) {
+        if text.chars().all(|c| c.is_whitespace() || is_unprintable(c)) {
             Err(AgentNameError::Blank)
         } else if text.chars().count() > MAX_NAME {
             Err(AgentNameError::TooLong)

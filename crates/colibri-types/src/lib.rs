@@ -14,7 +14,8 @@ mod signal_template;
 mod spawn;
 
 pub use agent_id::{AgentId, AgentIdError};
-pub use agent_name::{AgentName, AgentNameError, MAX_NAME, is_unprintable};
+pub use agent_name::{AgentName, AgentNameError, MAX_NAME};
+pub use colibri_jail_core::is_unprintable;
 pub use exit::{Exit, ExitReason, ExitStatus};
 pub use finding::{Finding, FindingStatus};
 pub use kill::KillOutcome;

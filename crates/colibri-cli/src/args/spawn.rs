@@ -178,6 +178,14 @@ impl Spawn {
             || self.jail_name.is_some()
             || self.jail_path.is_some()
             || self.jail_template.is_some();
+        if self.no_jail && profile.has_jail {
+            return Err(CliError::Message(
+                "--no-jail cannot remove the jail of the profile; give a profile without a jail, or no profile".to_owned(),
+            ));
+        }
+        if self.no_jail {
+            output::message("the agent has no jail (--no-jail): it can do what you can");
+        }
         let default_jail = match names_jail || self.no_jail {
             true => None,
             false => profile.default_jail.jail()?,
@@ -196,10 +204,7 @@ impl Spawn {
             .collect::<Result<_, _>>()?;
         let mut lift = self.lift;
         if self.nested_sandbox {
-            lift.extend(
-                [Restriction::UserNamespaces, Restriction::Landlock]
-                    .map(|one| one.name().to_owned()),
-            );
+            lift.push(Restriction::UserNamespaces.name().to_owned());
         }
         let jail_path = self.jail_path.map(absolute).transpose()?;
         let jail_template = self.jail_template.map(absolute).transpose()?;

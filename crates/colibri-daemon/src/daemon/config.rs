@@ -11,6 +11,7 @@ use colibri_priv::Finding;
 use colibri_proto::{
     ChangedNames, ErrorKind, ProfileInfo, ProfilesResult, ReloadResult, RpcError, SpawnRequest,
 };
+use colibri_spawner::Spawner;
 use parking_lot::{Mutex, RwLock};
 
 use super::DaemonState;
@@ -115,7 +116,10 @@ impl DaemonState {
             changes
         };
         let (registry, settings) = (&self.registry, loaded.settings);
-        registry.set_spawn_settings(settings.shim, settings.journal);
+        let private_files = loaded.file.private_files().collect();
+        registry.set_spawn_settings(settings.shim, settings.journal, private_files);
+        let spawner = registry.spawner();
+        pool::run(move || tell_other_daemons(&spawner)).await;
         registry.retention.send_replace(settings.retention);
         let file = Arc::new(loaded.file);
         let before = std::mem::replace(&mut *config.current.write(), file.clone());
@@ -131,6 +135,18 @@ impl DaemonState {
         tracing::info!(settings = ?result.settings, needs_restart = ?result.needs_restart,
             profiles = ?result.profiles, autostart = ?result.autostart, "settings reloaded");
         Ok(result)
+    }
+}
+
+/// Stores the private paths for the sandboxes of the other daemons of this user. An error is logged.
+pub(crate) fn tell_other_daemons(spawner: &Spawner) {
+    let preparer = &spawner.preparer;
+    let Some(known) = &preparer.known_daemons else {
+        return;
+    };
+    let private = [&preparer.private_directories[..], &preparer.private_files].concat();
+    if let Err(error) = known.register(spawner.state.path(), &private) {
+        tracing::warn!(%error, "cannot tell other daemons of this user which paths to hide from their agents");
     }
 }
 

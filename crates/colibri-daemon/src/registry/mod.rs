@@ -158,13 +158,20 @@ impl Registry {
     }
 
     /// Replaces the settings for new agents.
-    pub(crate) fn set_spawn_settings(&self, shim: PathBuf, journal: JournalOptions) {
+    pub(crate) fn set_spawn_settings(
+        &self,
+        shim: PathBuf,
+        journal: JournalOptions,
+        private_files: Vec<PathBuf>,
+    ) {
         let mut spawner = self.spawner.write();
-        *spawner = Arc::new(Spawner {
+        let mut changed = Spawner {
             shim,
             journal,
             ..Spawner::clone(&spawner)
-        });
+        };
+        changed.preparer.private_files = private_files;
+        *spawner = Arc::new(changed);
     }
 
     fn add(self: &Arc<Self>, agent: AgentHandle, adopted: bool) -> Arc<RegisteredAgent> {

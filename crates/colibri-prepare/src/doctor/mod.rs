@@ -203,8 +203,9 @@ impl Preparer {
         let mut probe = self.engine.probe(name.parse().ok()?)?;
         if let JailOp::Create { jail, .. } = &mut probe.op
             && self.completes_sandbox()
-            && let Err(error) =
-                self.complete_sandbox(jail, None, &Limits::default(), &self.private_host_paths())
+            && let Err(error) = self
+                .private_host_paths()
+                .and_then(|host| self.complete_sandbox(jail, None, &Limits::default(), &host))
         {
             return Some(Finding::fail(
                 format!("{}: {error}", probe.failure),
