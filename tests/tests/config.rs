@@ -449,7 +449,7 @@ fn config_check_and_daemon_report_the_same_diagnostics() {
 }
 
 #[test]
-fn no_jail_is_announced_and_refused_beside_a_profile_with_a_jail() {
+fn no_jail_is_announced_and_refused_with_a_jail_of_a_profile() {
     let mut daemon = Daemon::prepare();
     write_settings(&daemon, &format!("{REVIEW}[profile.plain]\n"));
     daemon.launch();

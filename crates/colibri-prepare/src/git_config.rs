@@ -12,7 +12,7 @@ pub(crate) enum NamedPath {
     Include(String),
 }
 
-/// Returns all of these paths, whatever their conditions.
+/// Returns all of these paths, those under a condition included.
 pub(crate) fn named_paths(config: &str) -> Vec<NamedPath> {
     let mut chars = config
         .strip_prefix('\u{feff}')

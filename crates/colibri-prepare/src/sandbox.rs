@@ -196,7 +196,7 @@ impl Preparer {
     /// Returns the paths in the jail that show sockets and secrets of the host.
     ///
     /// # Errors
-    /// A mount shows only such a path.
+    /// The source of a mount is in a private path, or the sockets cannot be listed.
     fn hidden_paths(
         &self,
         jail: &EphemeralJail,

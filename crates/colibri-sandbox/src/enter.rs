@@ -27,9 +27,10 @@ const EXIT_NOT_FOUND: u8 = 127;
 const EXIT_NOT_EXECUTABLE: u8 = 126;
 /// Files with the keys that the user of a process may see (keyrings(7)).
 const KEYS: &[&str] = &["/proc/keys", "/proc/key-users"];
-/// File with the maximum number of user namespaces in the own one (namespaces(7)).
+/// File with the maximum number of user namespaces in that of this process (namespaces(7)).
 const MAX_USER_NAMESPACES: &str = "/proc/sys/user/max_user_namespaces";
-/// Files with the maximum numbers of inotify(7) instances and watches of a user, and those for the own user namespace.
+/// Files with the maximum numbers of inotify(7) instances and watches of a user, and those for the user namespace of this
+/// process.
 const INOTIFY: [(&str, &str); 2] = [
     (
         "/proc/sys/fs/inotify/max_user_instances",
@@ -131,7 +132,7 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         }
     };
     locks
-        .wait_for_missing()
+        .wait_for_pending()
         .map_err(cannot("start a thread that waits for a lock"))?;
     watch.start()?;
     let code = wait_for(i32::try_from(agent.id())?)?;
@@ -178,7 +179,7 @@ fn open_ports(ports: &[u16]) -> Result<OwnedFd, SandboxError> {
     Ok(socket)
 }
 
-/// Limits a number in the own user namespace to a part of the limit for all.
+/// Limits a number in the user namespace of this process to a part of the limit for all.
 fn limit_share(all: &str, own: &str) -> io::Result<()> {
     let limit = match std::fs::read_to_string(all) {
         Ok(text) => text.trim().parse::<u64>().ok(),

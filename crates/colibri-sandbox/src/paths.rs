@@ -242,7 +242,7 @@ fn open_if_directory(path: &Path) -> Result<Option<OwnedFd>, SandboxError> {
 pub(crate) struct Locks {
     held: Vec<OwnedFd>,
     /// Directories that another program has locked exclusively: while it does, nothing removes placeholders either.
-    missing: Vec<OwnedFd>,
+    pending: Vec<OwnedFd>,
 }
 
 impl Locks {
@@ -260,7 +260,7 @@ impl Locks {
                     Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
                         std::thread::sleep(LOCK_RETRY);
                     }
-                    Err(Errno::WOULDBLOCK) => break locks.missing.push(directory),
+                    Err(Errno::WOULDBLOCK) => break locks.pending.push(directory),
                     Err(error) => return Err(cannot(format!("lock {}", path.display()))(error)),
                 }
             }
@@ -268,9 +268,9 @@ impl Locks {
         Ok(locks)
     }
 
-    /// Waits for the missing locks in the background.
-    pub(crate) fn wait_for_missing(&mut self) -> io::Result<()> {
-        for directory in self.missing.drain(..) {
+    /// Waits for the pending locks in the background.
+    pub(crate) fn wait_for_pending(&mut self) -> io::Result<()> {
+        for directory in self.pending.drain(..) {
             let thread = std::thread::Builder::new().stack_size(64 << 10);
             thread.spawn(move || {
                 let locked = flock(&directory, FlockOperation::LockShared);

@@ -80,8 +80,8 @@ pub(crate) struct Spawn {
     /// Mount a directory or file of the host at the same path in the jail, or at TARGET; read-only with :ro (repeatable)
     #[arg(long, value_name = "SOURCE[:TARGET][:ro]")]
     mount: Vec<MountConfig>,
-    /// Allow connections to this host and port only, through a proxy; no other network (repeatable)
-    #[arg(long, value_name = "HOST:PORT")]
+    /// Allow only what these rules name, through a proxy: HOST:PORT, *.DOMAIN:PORT, tcp:HOST:PORT, 'METHOD URL'; see colibri(1) (repeatable)
+    #[arg(long, value_name = "RULE")]
     allow: Vec<String>,
     /// Let the proxy add the value of this variable to requests for HOST over TLS; the agent gets a placeholder. Also NAME@HOST=HEADER: TEMPLATE (Linux, repeatable)
     #[arg(long, value_name = "NAME@HOST")]
@@ -116,7 +116,7 @@ pub(crate) struct Spawn {
     /// Set a variable to its value in this environment, which keeps it out of argument lists (repeatable)
     #[arg(long = "secret", value_name = "NAME")]
     secrets: Vec<String>,
-    /// Working directory, inside the jail if there is one [default: the current one, with --jail-path /]
+    /// Working directory, inside the jail if there is one [default: the workspace, or the current one in the default sandbox and without a jail, else /]
     #[arg(long, value_name = "DIR")]
     cwd: Option<String>,
     /// Close its standard input immediately, for programs that read all input before they start, like pi --mode json
