@@ -1,5 +1,6 @@
 //! Writes messages to stderr and results to stdout, and sanitizes untrusted text for a terminal.
 
+use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 
 use colibri_client::ConnectionEvent;
@@ -83,11 +84,27 @@ pub(crate) fn write_while_read(
     })
 }
 
-/// Returns one line of JSON.
+/// Returns one line of JSON, in which characters that a terminal obeys or does not show are escaped.
 pub(crate) fn json_line<T: Serialize>(value: &T) -> Result<String, CliError> {
     let text = serde_json::to_string(value);
     let text = text.map_err(|error| CliError::io("cannot write JSON")(error.into()))?;
-    Ok(text + "\n")
+    Ok(escape_json(&text) + "\n")
+}
+
+/// Escapes unprintable characters of a JSON text, which are in strings only.
+fn escape_json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_unprintable(c) {
+            true => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    let _ = write!(escaped, "\\u{unit:04x}");
+                }
+            }
+            false => escaped.push(c),
+        }
+    }
+    escaped
 }
 
 /// Writes a result to stdout: as one line of JSON if `json`, otherwise as `text`.
@@ -124,4 +141,17 @@ pub(crate) fn sanitize(text: &str, width: usize) -> String {
         .take(width.saturating_sub(1))
         .chain(['…'])
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_contains_no_raw_unprintable_characters() {
+        let value = "a\u{9b}31m\u{202e}\u{e0041}\u{1b}ä\n";
+        let line = json_line(&value).unwrap();
+        assert_eq!(line, "\"a\\u009b31m\\u202e\\udb40\\udc41\\u001bä\\n\"\n");
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), value);
+    }
 }

@@ -186,6 +186,25 @@ impl Endpoint {
     }
 }
 
+/// Returns whether a daemon gets this variable of a client that starts it. Others may be keys, which every program of the user could
+/// read for the life of the daemon (proc_pid_environ(5)).
+fn is_for_daemon(name: &str) -> bool {
+    const NAMES: &[&str] = &[
+        "HOME",
+        "LANG",
+        "LOGNAME",
+        "PATH",
+        "SHELL",
+        "SSL_CERT_DIR",
+        "SSL_CERT_FILE",
+        "TMPDIR",
+        "TZ",
+        "USER",
+    ];
+    const PREFIXES: &[&str] = &["COLIBRI_", "LC_", "LLVM_PROFILE_", "RUST_", "XDG_"];
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+}
+
 /// A daemon process that does not listen yet.
 struct StartingDaemon {
     child: Child,
@@ -197,7 +216,11 @@ struct StartingDaemon {
 
 impl StartingDaemon {
     fn spawn(program: &Path, socket: &Path) -> Result<Self, ClientError> {
+        let variables =
+            std::env::vars_os().filter(|(name, _)| is_for_daemon(&name.to_string_lossy()));
         let child = Command::new(program)
+            .env_clear()
+            .envs(variables)
             .arg("--background")
             .arg("--socket")
             .arg(socket)

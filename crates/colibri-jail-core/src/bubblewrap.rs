@@ -416,6 +416,9 @@ impl Bubblewrap {
         if let Some(files) = options.open_files {
             add(&mut words, &["--open-files", &files.to_string()]);
         }
+        if let Some(processes) = options.processes {
+            add(&mut words, &["--processes", &processes.to_string()]);
+        }
         for (number, mount) in jail.mounts.iter().enumerate() {
             if self.is_staged(jail, mount) {
                 let staged = staged_path(number);
@@ -458,6 +461,20 @@ impl Bubblewrap {
         (program, words)
     }
 
+    /// Returns the descriptors of the mounts in which there may be placeholders.
+    fn locked(&self, jail: &EphemeralJail) -> Vec<i32> {
+        let has_placeholders = |path: &JailPath| {
+            let mut mounts = jail.mounts.iter();
+            mounts.any(|mount| {
+                mount.source == *path && !mount.read_only && mount.protection != Protection::Nothing
+            })
+        };
+        let held = self.held_paths(jail).into_iter();
+        let mut found: Vec<HeldPath> = held.filter(|held| has_placeholders(&held.path)).collect();
+        found.dedup_by(|one, other| one.path == other.path);
+        found.iter().map(|held| held.descriptor).collect()
+    }
+
     /// Returns the arguments of colibri-sandbox's part `run`.
     fn run_words(&self, jail: &EphemeralJail) -> Vec<String> {
         let mut words = vec!["run".to_owned()];
@@ -477,8 +494,8 @@ impl Bubblewrap {
             }
             HostUser::Private => add(&mut words, &["--private-user"]),
         }
-        if let Some(processes) = jail.sandbox.processes {
-            add(&mut words, &["--processes", &processes.to_string()]);
+        for descriptor in self.locked(jail) {
+            add(&mut words, &["--lock", &descriptor.to_string()]);
         }
         if jail.sandbox.host_user != HostUser::Caller {
             for held in self.held_paths(jail) {

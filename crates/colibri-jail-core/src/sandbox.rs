@@ -201,6 +201,10 @@ pub const PROTECTED_PATHS: &[(&str, Placeholder)] = &[
     (".claude", Placeholder::Directory),
     (".pi", Placeholder::Directory),
     (".codex", Placeholder::Directory),
+    (".agents", Placeholder::Directory),
+    (".cursor", Placeholder::Directory),
+    (".gemini", Placeholder::Directory),
+    (".devcontainer", Placeholder::Directory),
     (".mcp.json", Placeholder::Socket),
     (".husky", Placeholder::Directory),
     (".bashrc", Placeholder::Socket),
@@ -212,6 +216,7 @@ pub const PROTECTED_PATHS: &[(&str, Placeholder)] = &[
     (".zprofile", Placeholder::Socket),
     (".zshrc", Placeholder::Socket),
     (".zlogin", Placeholder::Socket),
+    (".zlogout", Placeholder::Socket),
 ];
 
 /// Directory of a git repository in its working tree.

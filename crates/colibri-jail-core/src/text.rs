@@ -12,14 +12,18 @@ pub fn is_unprintable(c: char) -> bool {
                 | '\u{34f}'
                 | '\u{61c}'
                 | '\u{115f}'..='\u{1160}'
-                | '\u{180e}'
+                | '\u{17b4}'..='\u{17b5}'
+                | '\u{180b}'..='\u{180f}'
                 | '\u{200b}'..='\u{200f}'
                 | '\u{2028}'..='\u{202e}'
                 | '\u{2060}'..='\u{206f}'
+                | '\u{2800}'
                 | '\u{3164}'
                 | '\u{feff}'
                 | '\u{ffa0}'
                 | '\u{fff9}'..='\u{fffb}'
+                | '\u{1bca0}'..='\u{1bca3}'
+                | '\u{1d173}'..='\u{1d17a}'
                 | '\u{e0000}'..='\u{e0fff}'
         )
 }
@@ -38,7 +42,7 @@ mod tests {
     #[test]
     fn hidden_characters_are_unprintable() {
         for c in
-            "\u{0}\u{1b}\u{7f}\u{9b}\u{ad}\u{200b}\u{202e}\u{2066}\u{3164}\u{feff}\u{e0041}".chars()
+            "\u{0}\u{1b}\u{7f}\u{9b}\u{ad}\u{200b}\u{202e}\u{2066}\u{2800}\u{3164}\u{feff}\u{1d173}\u{e0041}".chars()
         {
             assert!(is_unprintable(c), "{c:?}");
         }

@@ -66,7 +66,7 @@ impl Preparer {
                 }
                 LimitMechanism::Cgroup => match self.cgroups.obstacle(controller) {
                     None => plan.cgroup = true,
-                    // RLIMIT_NPROC of a user that no other process has is as good.
+                    // RLIMIT_NPROC counts the processes of the sandbox's user namespace only.
                     Some(_) if name == "processes" && limits_processes(confinement) => {}
                     Some(obstacle) => {
                         unenforced(name, obstacle.to_string())?;
@@ -100,7 +100,7 @@ impl Preparer {
     }
 }
 
-/// Returns whether the sandbox itself limits the processes of its private user.
+/// Returns whether the sandbox itself limits its processes.
 fn limits_processes(confinement: &Confinement) -> bool {
     matches!(confinement, Confinement::Ephemeral(jail) if jail.sandbox.processes.is_some())
 }

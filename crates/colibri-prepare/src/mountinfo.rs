@@ -35,6 +35,15 @@ impl MountTable {
     /// Returns every path at which a mount shows the file that `path` names, `path` first. `path` is a real path (realpath(3)).
     /// Paths that a later mount covers are included.
     pub(crate) fn aliases(&self, path: &Path) -> Vec<PathBuf> {
+        self.find(path, false)
+    }
+
+    /// As [`Self::aliases`], with the mounts that show a part of the directory `path`.
+    pub(crate) fn aliases_and_parts(&self, path: &Path) -> Vec<PathBuf> {
+        self.find(path, true)
+    }
+
+    fn find(&self, path: &Path, with_parts: bool) -> Vec<PathBuf> {
         let mut aliases = vec![path.to_owned()];
         // The last mount on the longest path covers the others.
         let covering = self
@@ -57,11 +66,15 @@ impl MountTable {
             .iter()
             .filter(|mount| mount.device == covering.device)
         {
-            if let Ok(inner) = in_file_system.strip_prefix(&mount.root) {
-                let alias = join(&mount.path, inner);
-                if !aliases.contains(&alias) {
-                    aliases.push(alias);
+            let alias = match in_file_system.strip_prefix(&mount.root) {
+                Ok(inner) => join(&mount.path, inner),
+                Err(_) if with_parts && mount.root.starts_with(&in_file_system) => {
+                    mount.path.clone()
                 }
+                Err(_) => continue,
+            };
+            if !aliases.contains(&alias) {
+                aliases.push(alias);
             }
         }
         aliases
@@ -142,6 +155,9 @@ mod tests {
             let expected: Vec<PathBuf> = expected.iter().map(PathBuf::from).collect();
             assert_eq!(table.aliases(Path::new(path)), expected, "{path}");
         }
+        let parts = table.aliases_and_parts(Path::new("/home"));
+        let expected = ["/home", "/mnt/alias", "/srv/with space"];
+        assert_eq!(parts, expected.map(PathBuf::from));
         let none = MountTable::default().aliases(Path::new("/x"));
         assert_eq!(none, [PathBuf::from("/x")]);
     }

@@ -164,7 +164,6 @@ impl Preparer {
         let engine = &*self.engine;
         let mut env = self.host.with(&config.env);
         let has_wrapper = confinement != Confinement::None && engine.has_wrapper_process();
-        let mut warnings = Vec::new();
         if let Confinement::Ephemeral(jail) = &mut confinement {
             let root = Path::new(jail.path.as_str());
             let host = match engine.masks_paths() || self.completes_sandbox() {
@@ -201,7 +200,7 @@ impl Preparer {
                     jail.ip4 = Ip4Policy::Disable;
                 }
                 let home = env.get("HOME").map(String::as_str);
-                warnings.extend(self.complete_sandbox(jail, home, &config.limits(), &host)?);
+                self.complete_sandbox(jail, home, &config.limits(), &host)?;
             }
         }
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
@@ -238,7 +237,7 @@ impl Preparer {
         let names_user = config.jail.as_ref().is_some_and(|jail| jail.user.is_some());
         let is_root = has_monitor && !self.backend.monitors() && !names_user;
         let mut network_events = false;
-        warnings.extend(is_root.then(|| ROOT_WARNING.to_owned()));
+        let mut warnings = Vec::from_iter(is_root.then(|| ROOT_WARNING.to_owned()));
         if let Confinement::Ephemeral(jail) = &confinement {
             if !jail.allow.is_empty() {
                 network_events = jail.sandbox.completed || engine.outer_proxy().is_some();

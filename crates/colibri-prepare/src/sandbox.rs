@@ -111,7 +111,7 @@ impl PrivateHostPaths {
     /// Returns every path of the host at which something private is visible.
     pub(crate) fn aliases(&self) -> Vec<PathBuf> {
         let private = self.private.iter();
-        let aliases = private.flat_map(|path| self.mounts.aliases(path));
+        let aliases = private.flat_map(|path| self.mounts.aliases_and_parts(path));
         // A covered alias may not exist, and a path that does not exist needs no mask.
         aliases.filter(|alias| alias.exists()).collect()
     }
@@ -124,7 +124,6 @@ impl Preparer {
     }
 
     /// Sets the fields of a sandbox that depend on the host, and adds the mounts of git worktrees. `home` is the agent's variable `HOME`.
-    /// Returns a warning about what is not protected.
     ///
     /// # Errors
     /// A mount shows what no agent may see.
@@ -134,7 +133,7 @@ impl Preparer {
         home: Option<&str>,
         limits: &Limits,
         host: &PrivateHostPaths,
-    ) -> Result<Option<String>, PrepareError> {
+    ) -> Result<(), PrepareError> {
         jail.sandbox.completed = true;
         worktree::add_mounts(jail);
         jail.sandbox.home_path = home
@@ -154,11 +153,9 @@ impl Preparer {
             jail.sandbox.shown = shown_settings();
         }
         jail.sandbox.open_files = limits.open_files;
+        jail.sandbox.processes = Some(limits.processes.unwrap_or(SANDBOX_PROCESSES));
         if is_host_root() {
             jail.sandbox.host_user = host_user(jail.user.as_ref());
-            if jail.sandbox.host_user == HostUser::Private {
-                jail.sandbox.processes = Some(limits.processes.unwrap_or(SANDBOX_PROCESSES));
-            }
         }
         let user_home = std::env::home_dir();
         let programs = self.engine.programs().paths;
@@ -170,6 +167,7 @@ impl Preparer {
         reject_exposing_mounts(jail, host, &programs, user_home.as_deref())?;
         reject_second_views(jail)?;
         let mut hidden = self.hidden_paths(jail, &host.mounts, user_home.as_deref())?;
+        hidden.extend(self.denied_aliases(jail, &host.mounts));
         hidden.sort();
         hidden.dedup();
         jail.sandbox.hidden = hidden;
@@ -180,17 +178,14 @@ impl Preparer {
             is_mounted || !self.engine.hidden_by_view(jail, path)
         });
         jail.masked = masked;
-        let repositories = worktree::repositories_inside(jail);
+        let repositories = worktree::repositories_inside(jail)?;
         let mut read_only = worktree::referenced_paths(jail, &repositories, user_home.as_deref());
         read_only.extend(repositories.links);
         read_only.sort();
         read_only.dedup();
         jail.sandbox.read_only = read_only;
         jail.sandbox.git_directories = repositories.directories;
-        Ok(match repositories.is_complete {
-            true => None,
-            false => Some("a workspace has more directories than are searched for git repositories: the agent could write the hooks of those in the others".to_owned()),
-        })
+        Ok(())
     }
 
     /// Returns the paths in the jail that show sockets and secrets of the host.
@@ -208,7 +203,7 @@ impl Preparer {
             .filter_map(|path| Some(home?.join(path)));
         let private = PRIVATE_ON_HOST.iter().map(PathBuf::from).chain(in_home);
         let aliases = |path: PathBuf| match path.canonicalize() {
-            Ok(real) => table.aliases(&real),
+            Ok(real) => table.aliases_and_parts(&real),
             Err(_) => Vec::new(),
         };
         let private: Vec<PathBuf> = private.flat_map(aliases).collect();
@@ -249,6 +244,23 @@ impl Preparer {
             hidden.extend(sockets);
         }
         Ok(hidden)
+    }
+
+    /// Returns the other paths in the jail that show what a denied path does.
+    fn denied_aliases(&self, jail: &EphemeralJail, table: &MountTable) -> Vec<JailPath> {
+        let real = jail.sandbox.denied.iter().filter_map(|path| {
+            let path = Path::new(path.as_str());
+            let on_host = host_path(&jail.mounts, path).unwrap_or_else(|| {
+                Path::new(jail.path.as_str()).join(path.strip_prefix("/").unwrap_or(path))
+            });
+            on_host.canonicalize().ok()
+        });
+        let aliases = real.flat_map(|path| table.aliases_and_parts(&path));
+        let shown: Vec<JailPath> = aliases
+            .flat_map(|path| self.paths_inside(jail, &path))
+            .collect();
+        let is_other = |path: &JailPath| !jail.sandbox.denied.contains(path);
+        shown.into_iter().filter(is_other).collect()
     }
 
     /// Returns the paths in the jail that show a path of the host.
@@ -432,15 +444,17 @@ fn reject_exposing_mounts(
             .unwrap_or_default();
         aliases.into_iter().map(move |alias| (alias, what))
     };
+    let private = |path: &Path| {
+        let aliases = host.mounts.aliases_and_parts(path);
+        aliases
+            .into_iter()
+            .map(|alias| (alias, "a private path of a daemon"))
+    };
     let root = (jail.path != JailPath::root()).then_some(Path::new(jail.path.as_str()));
     let exposed: Vec<(PathBuf, &str)> = home
         .into_iter()
         .flat_map(|home| aliases(home, "the home directory"))
-        .chain(
-            host.private
-                .iter()
-                .flat_map(|path| aliases(path, "a private path of a daemon")),
-        )
+        .chain(host.private.iter().flat_map(|path| private(path)))
         .chain(
             programs
                 .iter()

@@ -5,7 +5,9 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Component, Path, PathBuf};
 
-use colibri_jail_core::{EphemeralJail, GIT_DIRECTORY, JailPath, Mount, Protection, host_path};
+use colibri_jail_core::{
+    EphemeralJail, GIT_DIRECTORY, JailPath, Mount, PathError, Protection, host_path,
+};
 use colibri_sys::regular_file;
 
 use crate::git_config::{NamedPath, named_paths};
@@ -20,11 +22,9 @@ const MAX_REFERENCES: usize = 64;
 /// Maximum size of a configuration of git that is read, in bytes.
 const MAX_CONFIG: u64 = 1 << 20;
 /// Maximum number of directories of a workspace in which repositories are searched.
-const MAX_DIRECTORIES: usize = 2048;
-/// Maximum number of directories of a directory in which they are searched.
-const MAX_IN_DIRECTORY: usize = 1024;
-/// Maximum number of repositories in a workspace that are protected.
-const MAX_REPOSITORIES: usize = 64;
+const MAX_DIRECTORIES: usize = 32_768;
+/// Maximum number of repositories in a workspace.
+const MAX_REPOSITORIES: usize = 256;
 /// Directories of a repository that a commit in a worktree changes.
 const WRITTEN: &[&str] = &["objects", "refs", "logs"];
 
@@ -35,17 +35,15 @@ pub(crate) struct RepositoriesInside {
     pub(crate) directories: Vec<JailPath>,
     /// Files `.git` that name a directory elsewhere.
     pub(crate) links: Vec<JailPath>,
-    /// Whether all directories that exist were searched.
-    pub(crate) is_complete: bool,
 }
 
 /// Returns the repositories in workspaces: the one to which a file `.git` of the workspace refers, and those of the working trees in
 /// its directories and theirs. Unprotected ones are left out.
-pub(crate) fn repositories_inside(jail: &EphemeralJail) -> RepositoriesInside {
-    let mut found = RepositoriesInside {
-        is_complete: true,
-        ..RepositoriesInside::default()
-    };
+///
+/// # Errors
+/// A workspace has too many: an agent could create them, so that those of the user are not found.
+pub(crate) fn repositories_inside(jail: &EphemeralJail) -> Result<RepositoriesInside, PathError> {
+    let mut found = RepositoriesInside::default();
     for mount in projects(jail) {
         let source = Path::new(mount.source.as_str());
         let is_protected = |path: &JailPath| {
@@ -54,9 +52,12 @@ pub(crate) fn repositories_inside(jail: &EphemeralJail) -> RepositoriesInside {
         };
         let own = linked_git_directory(source).and_then(|path| mount.inside(&path));
         found.directories.extend(own);
-        let (nested, is_complete) = nested_repositories(source);
-        found.is_complete &= is_complete;
-        for git in nested {
+        if !is_protected(&mount.target) {
+            continue;
+        }
+        for git in nested_repositories(source)
+            .map_err(|problem| PathError::new("mount source", &mount.source, problem))?
+        {
             let list = match git.is_dir() {
                 true => &mut found.directories,
                 false => &mut found.links,
@@ -64,45 +65,48 @@ pub(crate) fn repositories_inside(jail: &EphemeralJail) -> RepositoriesInside {
             list.extend(mount.inside(&git).filter(is_protected));
         }
     }
-    found
+    Ok(found)
 }
 
-/// Returns the paths `.git` in the directories of a directory, and in those of these, and whether these are all. Links are not followed.
-fn nested_repositories(source: &Path) -> (Vec<PathBuf>, bool) {
-    let mut is_complete = true;
-    let mut directories_in = |directory: &Path| -> Vec<PathBuf> {
-        let entries = fs::read_dir(directory).into_iter().flatten().flatten();
-        let is_directory = |entry: &fs::DirEntry| {
-            entry.file_type().is_ok_and(|kind| kind.is_dir()) && entry.file_name() != GIT_DIRECTORY
-        };
-        let paths = entries.filter(is_directory).map(|entry| entry.path());
-        let mut paths: Vec<PathBuf> = paths.take(MAX_IN_DIRECTORY + 1).collect();
-        is_complete &= paths.len() <= MAX_IN_DIRECTORY;
-        paths.sort();
-        paths
+/// Returns the paths `.git` in the directories of a directory, and in those of these. Links are not followed.
+fn nested_repositories(source: &Path) -> Result<Vec<PathBuf>, String> {
+    let too_many = |what: &str| {
+        format!(
+            "has more {what} in its directories and theirs; give a smaller directory, or give --unprotect {} if no git repository in it needs protection",
+            source.display()
+        )
     };
-    let mut directories = directories_in(source);
-    let second: Vec<PathBuf> = directories
-        .iter()
-        .flat_map(|path| directories_in(path))
-        .collect();
-    directories.extend(second);
-    let is_repository = |path: &PathBuf| {
-        let data = path.symlink_metadata();
-        data.is_ok_and(|data| data.is_dir() || data.is_file())
-    };
-    is_complete &= directories.len() <= MAX_DIRECTORIES;
-    let git = directories
-        .iter()
-        .take(MAX_DIRECTORIES)
-        .map(|path| path.join(GIT_DIRECTORY));
-    let mut found: Vec<PathBuf> = git
-        .filter(is_repository)
-        .take(MAX_REPOSITORIES + 1)
-        .collect();
-    is_complete &= found.len() <= MAX_REPOSITORIES;
-    found.truncate(MAX_REPOSITORIES);
-    (found, is_complete)
+    let (mut found, mut searched) = (Vec::new(), 0);
+    let mut level = vec![source.to_owned()];
+    for _ in 0..2 {
+        let mut next = Vec::new();
+        for directory in level {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+                if !is_directory || entry.file_name() == GIT_DIRECTORY {
+                    continue;
+                }
+                searched += 1;
+                if searched > MAX_DIRECTORIES {
+                    return Err(too_many(&format!("than {MAX_DIRECTORIES} directories")));
+                }
+                let git = entry.path().join(GIT_DIRECTORY);
+                let data = git.symlink_metadata();
+                if data.is_ok_and(|data| data.is_dir() || data.is_file()) {
+                    found.push(git);
+                }
+                next.push(entry.path());
+            }
+        }
+        level = next;
+    }
+    if found.len() > MAX_REPOSITORIES {
+        return Err(too_many(&format!(
+            "than {MAX_REPOSITORIES} git repositories"
+        )));
+    }
+    found.sort();
+    Ok(found)
 }
 
 /// Returns the paths in workspaces to which the protected files of their repositories refer: targets of links among the hooks, and
@@ -371,11 +375,19 @@ mod tests {
             panic!("no sandbox");
         };
         jail.sandbox.unprotected = vec!["/w/open".parse().unwrap()];
-        let found = repositories_inside(&jail);
+        let found = repositories_inside(&jail).unwrap();
         let text =
             |paths: &[JailPath]| -> Vec<String> { paths.iter().map(ToString::to_string).collect() };
         assert_eq!(text(&found.directories), ["/w/a/.git", "/w/a/b/.git"]);
         assert_eq!(text(&found.links), ["/w/sub/.git"]);
+        for number in 0..MAX_REPOSITORIES {
+            fs::create_dir_all(root.join(format!("decoy{number}/.git"))).unwrap();
+        }
+        let error = repositories_inside(&jail).unwrap_err().to_string();
+        assert!(error.contains("more than 256 git repositories"), "{error}");
+        jail.sandbox.unprotected = vec!["/w".parse().unwrap()];
+        let none = repositories_inside(&jail).unwrap();
+        assert_eq!(none, RepositoriesInside::default());
     }
 
     #[test]

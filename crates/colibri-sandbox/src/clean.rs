@@ -3,24 +3,51 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use colibri_jail_core::{GIT_DIRECTORY, PROTECTED_IN_GIT, PROTECTED_PATHS};
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, flock, readlinkat, statat, unlinkat};
+use rustix::fs::{
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, readlinkat, renameat, statat,
+    unlinkat,
+};
 use rustix::io::Errno;
+use rustix::path::Arg;
 
-use crate::paths::{BARE_HEAD, MISSING, open_directory_in, open_directory_without_links};
-use crate::{SandboxError, cannot, placeholder, report};
+use crate::lock::Exclusive;
+use crate::paths::{BARE_HEAD, MISSING};
+use crate::{EXIT_FAILURE, SandboxError, cannot, placeholder, report};
 
 /// Directory of the histories of references in a repository, to which git appends lines.
 const LOGS: &str = "logs";
 /// Maximum depth of directories in [`LOGS`] that are searched for links.
-const MAX_DEPTH: usize = 16;
+const MAX_DEPTH: usize = 64;
 /// Maximum number of entries there that are searched.
-const MAX_ENTRIES: usize = 10_000;
+const MAX_ENTRIES: usize = 100_000;
+/// Names in the directory of a repository to which git writes, and which are examined first.
+const WRITTEN: &[&str] = &[
+    "AUTO_MERGE",
+    "CHERRY_PICK_HEAD",
+    "COMMIT_EDITMSG",
+    "EDIT_DESCRIPTION",
+    "FETCH_HEAD",
+    "MERGE_HEAD",
+    "MERGE_MODE",
+    "MERGE_MSG",
+    "MERGE_RR",
+    "NOTES_EDITMSG",
+    "ORIG_HEAD",
+    "REVERT_HEAD",
+    "SQUASH_MSG",
+    "TAG_EDITMSG",
+    "description",
+    "index",
+    LOGS,
+    "packed-refs",
+    "shallow",
+];
 
 /// What is cleaned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +62,8 @@ enum Part {
     Path,
 }
 
-/// Cleans each part; one that cannot be cleaned is reported, and does not prevent the next. `None` for a usage error.
+/// Cleans each part; a failure or a link that was removed is reported, does not prevent the next, and makes the exit code 125. `None`
+/// for a usage error.
 pub(crate) fn clean(words: &[OsString]) -> Option<Result<ExitCode, SandboxError>> {
     let parse = |pair: &[OsString]| {
         let [option, path] = pair else { return None };
@@ -49,98 +77,201 @@ pub(crate) fn clean(words: &[OsString]) -> Option<Result<ExitCode, SandboxError>
         Some((part, PathBuf::from(path)))
     };
     let parts: Vec<(Part, PathBuf)> = words.chunks(2).map(parse).collect::<Option<_>>()?;
-    let (mut locked, mut busy) = (Vec::new(), Vec::new());
+    let mut cleaner = Cleaner::default();
     for (part, path) in &parts {
-        let done = match part {
-            Part::Workspace | Part::Git => lock(path),
-            _ => continue,
-        };
-        match done {
-            Ok(Lock::Held(directory)) => locked.push((*part, path, directory)),
-            // The other agent needs the placeholders, and removes them later.
-            Ok(Lock::Busy) => busy.push(path),
-            Ok(Lock::NoDirectory) => {}
-            Err(error) => report_failure(path, &error),
+        if let Err(error) = cleaner.clean(*part, path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            let action = format!("remove placeholders and links in {}", path.display());
+            cleaner.problem(&cannot(action)(error).to_string());
         }
     }
-    for (part, path, directory) in &locked {
-        let done = match part {
-            Part::Git => clean_git(directory),
-            _ => clean_workspace(directory),
-        };
-        done.unwrap_or_else(|error| report_failure(path, &error));
+    Some(Ok(ExitCode::from(match cleaner.has_problems {
+        true => EXIT_FAILURE,
+        false => 0,
+    })))
+}
+
+/// What is known while parts are cleaned. A workspace precedes the parts in it.
+#[derive(Default)]
+struct Cleaner {
+    has_problems: bool,
+    /// Held until the end, because parts in a workspace follow it.
+    locks: Vec<Exclusive>,
+    /// Workspaces of other agents, which need the placeholders and remove them later.
+    busy: Vec<PathBuf>,
+}
+
+impl Cleaner {
+    fn problem(&mut self, message: &str) {
+        self.has_problems = true;
+        report(message);
     }
-    for (part, path) in &parts {
-        let done = match part {
-            Part::Logs => open_directory_without_links(path)
-                .map_err(io::Error::from)
-                .and_then(|logs| remove_links(&logs, MAX_DEPTH, &mut { MAX_ENTRIES })),
-            Part::Path if !busy.iter().any(|busy| path.starts_with(busy)) => remove_path(path),
-            _ => continue,
-        };
-        match done {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => report_failure(path, &error),
-            _ => {}
+
+    fn clean(&mut self, part: Part, path: &Path) -> io::Result<()> {
+        let is_busy = self.busy.iter().any(|busy| path.starts_with(busy));
+        match part {
+            Part::Path if is_busy => Ok(()),
+            Part::Path => remove_path(path),
+            Part::Logs => self.remove_links_in_logs(&open_own_directory(CWD, path)?),
+            Part::Workspace | Part::Git => {
+                let directory = match open_own_directory(CWD, path) {
+                    // A mounted file.
+                    Err(Errno::NOTDIR) => return Ok(()),
+                    other => other?,
+                };
+                let mut removes_placeholders = !is_busy;
+                if part == Part::Workspace {
+                    match Exclusive::try_lock(&directory) {
+                        Ok(Some(lock)) => self.locks.push(lock),
+                        Ok(None) => {
+                            self.busy.push(path.to_owned());
+                            removes_placeholders = false;
+                        }
+                        // Without locks, a placeholder that is removed ends the sandbox which it protects.
+                        Err(_) => {}
+                    }
+                }
+                match part {
+                    Part::Git => self.clean_git(&directory, removes_placeholders),
+                    _ => self.clean_workspace(&directory, removes_placeholders),
+                }
+            }
         }
     }
-    Some(Ok(ExitCode::SUCCESS))
+
+    fn clean_workspace(
+        &mut self,
+        directory: &OwnedFd,
+        removes_placeholders: bool,
+    ) -> io::Result<()> {
+        match open_own_directory(directory, GIT_DIRECTORY) {
+            Ok(git) => self.clean_git(&git, removes_placeholders)?,
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let exists = |name: &&str| statat(directory, *name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        if ["HEAD", "objects", "refs"].iter().all(exists) {
+            // A bare repository.
+            self.clean_git(directory, removes_placeholders)?;
+        }
+        let names = PROTECTED_PATHS.iter().chain(PROTECTED_IN_GIT);
+        for (name, kind) in names.chain([&BARE_HEAD]).filter(|_| removes_placeholders) {
+            placeholder::remove(directory, name, *kind)?;
+        }
+        Ok(())
+    }
+
+    /// Removes links, also while another agent works there: git never makes them.
+    fn clean_git(&mut self, git: &OwnedFd, removes_placeholders: bool) -> io::Result<()> {
+        for (name, kind) in PROTECTED_IN_GIT.iter().filter(|_| removes_placeholders) {
+            placeholder::remove(git, name, *kind)?;
+        }
+        if is_link(git, OsStr::new("config"))? {
+            // The user has made the directory of links to another one.
+            return Ok(());
+        }
+        for name in WRITTEN {
+            self.remove_link(git, OsStr::new(name))?;
+        }
+        for entry in Dir::read_from(git)? {
+            let entry = entry?;
+            if matches!(entry.file_type(), FileType::Symlink | FileType::Unknown) {
+                self.remove_link(git, OsStr::from_bytes(entry.file_name().to_bytes()))?;
+            }
+        }
+        let logs = match open_own_directory(git, LOGS) {
+            Ok(logs) => logs,
+            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        };
+        match self.remove_links_in_logs(&logs) {
+            Err(error) => {
+                // git makes a new one.
+                let name = format!("{LOGS}-{}", std::process::id());
+                renameat(git, LOGS, git, &name)?;
+                self.problem(&format!(
+                    "renamed the directory {LOGS} of a git repository to {name}, because it may contain links: {error}"
+                ));
+                Ok(())
+            }
+            ok => ok,
+        }
+    }
+
+    fn remove_links_in_logs(&mut self, logs: &OwnedFd) -> io::Result<()> {
+        self.remove_links(logs, MAX_DEPTH, &mut { MAX_ENTRIES })
+    }
+
+    fn remove_links(
+        &mut self,
+        directory: &OwnedFd,
+        depth: usize,
+        left: &mut usize,
+    ) -> io::Result<()> {
+        let mut directories = Vec::new();
+        for entry in Dir::read_from(directory)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            *left = left
+                .checked_sub(1)
+                .ok_or_else(|| io::Error::other("it has too many entries"))?;
+            match entry.file_type() {
+                FileType::Directory if name == "." || name == ".." => {}
+                FileType::Directory => directories.push(name.to_owned()),
+                FileType::Symlink | FileType::Unknown => self.remove_link(directory, name)?,
+                _ => {}
+            }
+        }
+        let deeper = depth.checked_sub(1);
+        for name in directories {
+            let deeper = deeper.ok_or_else(|| io::Error::other("its directories are too deep"))?;
+            self.remove_links(&open_own_directory(directory, &name)?, deeper, left)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a symbolic link from a directory of a git repository: git creates none there, and would write words of the agent to the
+    /// file that it names.
+    fn remove_link(&mut self, directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        let is_protected = PROTECTED_IN_GIT.iter().any(|(other, _)| name == *other);
+        if is_protected || !is_link(directory, name)? {
+            return Ok(());
+        }
+        let target = readlinkat(directory, name, Vec::new())?;
+        // Old versions of git made HEAD such a link.
+        if name == "HEAD" && target.to_bytes().starts_with(b"refs/") {
+            return Ok(());
+        }
+        unlinkat(directory, name, AtFlags::empty())?;
+        let (name, target) = (name.display(), target.to_string_lossy());
+        self.problem(&format!(
+            "removed the link {name} to {target} from a directory of a git repository, because git would have written to its target"
+        ));
+        Ok(())
+    }
 }
 
-fn report_failure(path: &Path, error: &io::Error) {
-    let action = format!("remove placeholders and links in {}", path.display());
-    report(&cannot(action)(error).to_string());
-}
-
-/// The result of an attempt to lock a directory.
-enum Lock {
-    Held(OwnedFd),
-    Busy,
-    NoDirectory,
-}
-
-fn lock(path: &Path) -> io::Result<Lock> {
-    let directory = match open_directory_without_links(path) {
-        Ok(directory) => directory,
-        Err(Errno::NOTDIR | Errno::NOENT) => return Ok(Lock::NoDirectory),
-        Err(error) => return Err(error.into()),
+/// Opens a directory without links in its path. An agent may have taken the right to read it from its owner.
+fn open_own_directory(directory: impl AsFd, path: impl Arg + Copy) -> Result<OwnedFd, Errno> {
+    let open = |flags: OFlags| {
+        let flags = flags | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        openat2(
+            &directory,
+            path,
+            flags,
+            Mode::empty(),
+            ResolveFlags::NO_SYMLINKS,
+        )
     };
-    match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Lock::Held(directory)),
-        Err(Errno::WOULDBLOCK) => Ok(Lock::Busy),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn clean_workspace(directory: &OwnedFd) -> io::Result<()> {
-    match open_directory_in(directory, GIT_DIRECTORY) {
-        Ok(git) => clean_git(&git)?,
-        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let exists = |name: &&str| statat(directory, *name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-    if ["HEAD", "objects", "refs"].iter().all(exists) {
-        // A bare repository.
-        clean_git(directory)?;
-    }
-    let names = PROTECTED_PATHS.iter().chain(PROTECTED_IN_GIT);
-    for (name, kind) in names.chain([&BARE_HEAD]) {
-        placeholder::remove(directory, name, *kind)?;
-    }
-    Ok(())
-}
-
-fn clean_git(git: &OwnedFd) -> io::Result<()> {
-    for (name, kind) in PROTECTED_IN_GIT {
-        placeholder::remove(git, name, *kind)?;
-    }
-    if is_link(git, OsStr::new("config"))? {
-        // The user has made the directory of links to another one.
-        return Ok(());
-    }
-    remove_links(git, 0, &mut { MAX_ENTRIES })?;
-    match open_directory_in(git, LOGS) {
-        Ok(logs) => remove_links(&logs, MAX_DEPTH, &mut { MAX_ENTRIES }),
-        Err(_) => Ok(()),
+    match open(OFlags::RDONLY) {
+        Err(Errno::ACCESS) => {
+            let found = open(OFlags::PATH)?;
+            let descriptor = format!("/proc/self/fd/{}", found.as_raw_fd());
+            rustix::fs::chmod(descriptor, Mode::RWXU)?;
+            open(OFlags::RDONLY)
+        }
+        other => other,
     }
 }
 
@@ -149,7 +280,7 @@ fn remove_path(path: &Path) -> io::Result<()> {
     else {
         return Ok(());
     };
-    placeholder::remove(&open_directory_without_links(parent)?, name, MISSING)
+    placeholder::remove(&open_own_directory(CWD, parent)?, name, MISSING)
 }
 
 fn is_link(directory: &OwnedFd, name: &OsStr) -> io::Result<bool> {
@@ -158,40 +289,4 @@ fn is_link(directory: &OwnedFd, name: &OsStr) -> io::Result<bool> {
         Err(Errno::NOENT) => Ok(false),
         Err(error) => Err(error.into()),
     }
-}
-
-/// Removes symbolic links from a directory of a git repository: git creates none there, and would write to the files that they name,
-/// with words of the agent.
-fn remove_links(directory: &OwnedFd, depth: usize, left: &mut usize) -> io::Result<()> {
-    let mut directories = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let entry = entry?;
-        let name = OsStr::from_bytes(entry.file_name().to_bytes());
-        let Some(fewer) = left.checked_sub(1) else {
-            return Err(io::Error::other("it has too many entries to find links"));
-        };
-        *left = fewer;
-        let is_directory = entry.file_type() == FileType::Directory;
-        if is_directory && depth > 0 && name != "." && name != ".." {
-            directories.push(name.to_owned());
-        }
-        let is_protected = PROTECTED_IN_GIT.iter().any(|(other, _)| name == *other);
-        if is_directory || is_protected || !is_link(directory, name)? {
-            continue;
-        }
-        let target = readlinkat(directory, name, Vec::new())?;
-        // Old versions of git made HEAD such a link.
-        if name == "HEAD" && depth == 0 && target.to_bytes().starts_with(b"refs/") {
-            continue;
-        }
-        unlinkat(directory, name, AtFlags::empty())?;
-        let (name, target) = (name.display(), target.to_string_lossy());
-        report(&format!(
-            "removed the link {name} to {target} from a directory of a git repository: git would have written to its target"
-        ));
-    }
-    for name in directories {
-        remove_links(&open_directory_in(directory, &name)?, depth - 1, left)?;
-    }
-    Ok(())
 }

@@ -26,6 +26,9 @@ const ABI_OF_UNIX_SOCKETS: u32 = 9;
 /// First version of the Landlock ABI with scopes of abstract sockets and signals.
 const ABI_OF_SCOPES: u32 = 6;
 
+/// Number of open_tree_attr(2), since Linux 6.15; the same on all architectures of Rust with the number table of 5.1.
+const OPEN_TREE_ATTR: libc::c_long = 467;
+
 /// Rules by the number of the system call; without rules, the call always matches.
 type CallRules = Vec<(i64, Vec<SeccompRule>)>;
 
@@ -173,6 +176,7 @@ fn filters(
             libc::SYS_mount_setattr,
             libc::SYS_move_mount,
             libc::SYS_open_tree,
+            OPEN_TREE_ATTR,
             libc::SYS_fsopen,
             libc::SYS_fspick,
             libc::SYS_fsmount,

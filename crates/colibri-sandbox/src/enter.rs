@@ -1,5 +1,6 @@
 //! The init process of a sandbox: completes it, starts the agent, and returns its exit status.
 
+use std::ffi::CStr;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::os::fd::OwnedFd;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use colibri_jail_core::{PROXY_PORT, PROXY_VARIABLE, Restriction, USER_VARIABLE};
-use rustix::mount::{MountPropagationFlags, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount};
 use rustix::process::{
     DumpableBehavior, Resource, Rlimit, WaitOptions, set_dumpable_behavior, setrlimit, wait,
 };
@@ -16,7 +17,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets};
 
 use crate::confine::Confinement;
 use crate::options::{Enter, parse_ids};
-use crate::paths::{self, Covers, Locks};
+use crate::paths::{self, Covers};
 use crate::pre_exec::restrict_before_exec;
 use crate::watch::Watch;
 use crate::{EXIT_FAILURE, SandboxError, cannot, report};
@@ -41,6 +42,10 @@ const INOTIFY: [(&str, &str); 2] = [
         "/proc/sys/user/max_inotify_watches",
     ),
 ];
+/// Maximum number of pending signals and timers of an agent.
+const PENDING_SIGNALS: u64 = 4096;
+/// Options of the private file system of pseudo-terminals: without `max`, an agent could use up those of the host (mount(8)).
+const TERMINALS: &CStr = c"max=256,mode=620,ptmxmode=666";
 /// The part of them that an agent may use, as a divisor: the user's other programs need the rest.
 const INOTIFY_SHARE: u64 = 4;
 
@@ -58,10 +63,15 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         MountPropagationFlags::PRIVATE | MountPropagationFlags::REC,
     )
     .map_err(cannot("separate the mounts of the sandbox"))?;
+    mount_remount(
+        "/dev/pts",
+        MountFlags::NOSUID | MountFlags::NOEXEC,
+        TERMINALS,
+    )
+    .map_err(cannot("limit the pseudo-terminals"))?;
     for (staged, target) in &options.moved {
         paths::move_to(staged, target)?;
     }
-    let mut locks = Locks::lock(options.protected.iter().chain(&options.protected_git))?;
     let keys = options.applies(Restriction::Keyrings).then_some(KEYS);
     let keys = keys.into_iter().flatten().map(Path::new);
     let parents = options.masked.iter().chain(&options.read_only);
@@ -105,15 +115,22 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         .args(&command.args)
         .env_remove(PROXY_VARIABLE)
         .env_remove(USER_VARIABLE);
-    let open_files = options.open_files;
+    // bwrap needs more files. The numbers of processes and of pending signals, timers included, are counted for each user namespace
+    // (getrlimit(2), user_namespaces(7)).
+    let limits = [
+        (Resource::Nofile, options.open_files),
+        (Resource::Nproc, options.processes),
+        (Resource::Sigpending, Some(PENDING_SIGNALS)),
+    ];
     restrict_before_exec(&mut agent, move || {
-        // bwrap needs more.
-        if open_files.is_some() {
-            let limits = Rlimit {
-                current: open_files,
-                maximum: open_files,
-            };
-            setrlimit(Resource::Nofile, limits)?;
+        for (resource, limit) in limits {
+            if limit.is_some() {
+                let limit = Rlimit {
+                    current: limit,
+                    maximum: limit,
+                };
+                setrlimit(resource, limit)?;
+            }
         }
         confinement.apply()
     });
@@ -131,12 +148,9 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
             }));
         }
     };
-    locks
-        .wait_for_pending()
-        .map_err(cannot("start a thread that waits for a lock"))?;
     watch.start()?;
     let code = wait_for(i32::try_from(agent.id())?)?;
-    drop((locks, proxy));
+    drop(proxy);
     Ok(code)
 }
 

@@ -33,8 +33,8 @@ pub(crate) struct Run {
     pub(crate) user: User,
     /// Descriptors of mount sources, which `run` replaces by those of mounts that show the user as the owner.
     pub(crate) held: Vec<i32>,
-    /// Maximum number of processes and threads of the user.
-    pub(crate) processes: Option<u64>,
+    /// Descriptors of directories in which no other agent may remove placeholders meanwhile.
+    pub(crate) locked: Vec<i32>,
     /// Descriptors to open for passwd(5) and group(5) with the private user.
     pub(crate) user_tables: Option<(i32, i32)>,
     pub(crate) command: Command,
@@ -52,6 +52,8 @@ pub(crate) struct Enter {
     pub(crate) lifted: Vec<Restriction>,
     /// Maximum number of open files of each process of the agent.
     pub(crate) open_files: Option<u64>,
+    /// Maximum number of processes and threads of the agent.
+    pub(crate) processes: Option<u64>,
     /// Mounts to move, with their targets.
     pub(crate) moved: Vec<(PathBuf, PathBuf)>,
     pub(crate) masked: Vec<PathBuf>,
@@ -108,7 +110,7 @@ impl Run {
     pub(crate) fn parse(words: &[OsString]) -> Option<Result<Self, SandboxError>> {
         let mut words = Words::split(words)?;
         let (mut user, mut held, mut user_tables) = (User::Caller, Vec::new(), None);
-        let mut processes = None;
+        let mut locked = Vec::new();
         while let Some(option) = words.value() {
             match option.to_str()? {
                 "--private-user" => user = User::Private,
@@ -125,7 +127,7 @@ impl Run {
                     let (passwd, group) = words.value()?.to_str()?.split_once(':')?;
                     user_tables = Some((passwd.parse().ok()?, group.parse().ok()?));
                 }
-                "--processes" => processes = Some(words.value()?.to_str()?.parse().ok()?),
+                "--lock" => locked.push(words.value()?.to_str()?.parse().ok()?),
                 "--held" => held.push(words.value()?.to_str()?.parse().ok()?),
                 _ => return None,
             }
@@ -133,7 +135,7 @@ impl Run {
         Some(Ok(Self {
             user,
             held,
-            processes,
+            locked,
             user_tables,
             command: words.command,
         }))
@@ -156,6 +158,9 @@ impl Enter {
                 },
                 "--open-files" => {
                     enter.open_files = Some(words.value()?.to_str()?.parse().ok()?);
+                }
+                "--processes" => {
+                    enter.processes = Some(words.value()?.to_str()?.parse().ok()?);
                 }
                 "--move" => {
                     let staged = words.value()?.into();
@@ -199,7 +204,7 @@ mod tests {
             Run {
                 user: User::Ids { uid: 5, gid: 6 },
                 held: vec![10, 11],
-                processes: None,
+                locked: vec![],
                 user_tables: None,
                 command: Command {
                     program: "bwrap".into(),

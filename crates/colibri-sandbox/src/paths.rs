@@ -5,14 +5,11 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
 use colibri_jail_core::{
     EMPTY_INSIDE, GIT_DIRECTORY, PROTECTED_IN_GIT, PROTECTED_PATHS, Placeholder,
 };
-use rustix::fs::{
-    CWD, FileType, FlockOperation, Mode, OFlags, ResolveFlags, flock, fstat, openat, openat2,
-};
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::path::Arg;
@@ -23,10 +20,6 @@ use crate::{SandboxError, cannot, placeholder};
 pub(crate) const BARE_HEAD: (&str, Placeholder) = ("HEAD", Placeholder::Socket);
 /// Placeholder of a missing path that is read-only: git reads it as an empty file, and finds no hooks in it.
 pub(crate) const MISSING: Placeholder = Placeholder::File("");
-/// Timeout for the lock on a writable directory; the end of another agent holds it for a moment.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(1);
-/// Delay before the lock is tried again.
-const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// What covers masked paths: an empty directory, and a device that cannot be opened where devices are denied.
 pub(crate) struct Covers {
@@ -143,20 +136,9 @@ fn open_without_links(path: &Path) -> Result<OwnedFd, Errno> {
 }
 
 /// Opens a directory to change its entries; none of the parts of its path may be a link.
-pub(crate) fn open_directory_without_links(path: &Path) -> Result<OwnedFd, Errno> {
+fn open_directory_without_links(path: &Path) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
-}
-
-/// As [`open_directory_without_links`], in a directory.
-pub(crate) fn open_directory_in(directory: &impl AsFd, path: impl Arg) -> Result<OwnedFd, Errno> {
-    openat2(
-        directory,
-        path,
-        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC | OFlags::NOFOLLOW,
-        Mode::empty(),
-        ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS,
-    )
 }
 
 /// Opens a path for use as a mount point. Links are followed, because the mask of what a link shows is needed.
@@ -234,52 +216,6 @@ fn open_if_directory(path: &Path) -> Result<Option<OwnedFd>, SandboxError> {
         Ok(directory) => Ok(Some(directory)),
         Err(Errno::NOTDIR | Errno::NOENT) => Ok(None),
         Err(error) => Err(cannot(format!("open {}", path.display()))(error)),
-    }
-}
-
-/// Shared locks on directories, while which no other agent removes placeholders there.
-#[derive(Default)]
-pub(crate) struct Locks {
-    held: Vec<OwnedFd>,
-    /// Directories that another program has locked exclusively: while it does, nothing removes placeholders either.
-    pending: Vec<OwnedFd>,
-}
-
-impl Locks {
-    /// Locks directories; files are ignored.
-    pub(crate) fn lock<'a>(paths: impl Iterator<Item = &'a PathBuf>) -> Result<Self, SandboxError> {
-        let mut locks = Self::default();
-        for path in paths {
-            let Some(directory) = open_if_directory(path)? else {
-                continue;
-            };
-            let deadline = Instant::now() + LOCK_TIMEOUT;
-            loop {
-                match flock(&directory, FlockOperation::NonBlockingLockShared) {
-                    Ok(()) => break locks.held.push(directory),
-                    Err(Errno::WOULDBLOCK) if Instant::now() < deadline => {
-                        std::thread::sleep(LOCK_RETRY);
-                    }
-                    Err(Errno::WOULDBLOCK) => break locks.pending.push(directory),
-                    Err(error) => return Err(cannot(format!("lock {}", path.display()))(error)),
-                }
-            }
-        }
-        Ok(locks)
-    }
-
-    /// Waits for the pending locks in the background.
-    pub(crate) fn wait_for_pending(&mut self) -> io::Result<()> {
-        for directory in self.pending.drain(..) {
-            let thread = std::thread::Builder::new().stack_size(64 << 10);
-            thread.spawn(move || {
-                let locked = flock(&directory, FlockOperation::LockShared);
-                // Held until this process ends.
-                std::mem::forget(directory);
-                locked
-            })?;
-        }
-        Ok(())
     }
 }
 

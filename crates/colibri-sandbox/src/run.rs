@@ -10,6 +10,7 @@ use colibri_sys::kernel;
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+use crate::lock;
 use crate::options::{Run, User};
 use crate::{SandboxError, cannot, private_user};
 
@@ -26,6 +27,10 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
     };
     setrlimit(Resource::Nofile, raised).map_err(cannot("raise the limit of open files"))?;
     kernel::new_session_keyring().map_err(cannot("leave the session keyring"))?;
+    let locks = options.locked.iter().map(|number| lock::shared(*number));
+    let locks: Vec<_> = locks.flatten().collect();
+    // The init process inherits them, and they end with it.
+    std::mem::forget(locks);
     if options.user != User::Caller {
         private_user::become_user(options.user, &options.held)?;
     }
@@ -39,13 +44,6 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
     if let Some(numbers) = options.user_tables {
         private_user::open_user_tables(numbers, uid.as_raw())
             .map_err(cannot("prepare the user tables of the agent"))?;
-    }
-    if options.processes.is_some() {
-        let limits = Rlimit {
-            current: options.processes,
-            maximum: options.processes,
-        };
-        setrlimit(Resource::Nproc, limits).map_err(cannot("limit the processes of the agent"))?;
     }
     let path = &options.command.program;
     let sealed;

@@ -42,22 +42,31 @@ impl KnownDaemons {
         })
     }
 
+    /// Creates the directory of the files if it does not exist, and returns it. Sandboxes hide it.
+    ///
+    /// # Errors
+    /// The file system; or another user can write to it.
+    pub fn create(&self) -> io::Result<&Path> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)?;
+        match self.is_trusted() {
+            true => Ok(&self.directory),
+            false => Err(io::Error::other(format!(
+                "{} belongs to another user or is writable by others; remove it",
+                self.directory.display()
+            ))),
+        }
+    }
+
     /// Stores the private paths of the daemon with this state directory, which exists. `paths` are absolute; one with a line break
     /// is left out.
     ///
     /// # Errors
     /// The file cannot be written, or there are too many.
     pub fn register(&self, state_dir: &Path, paths: &[PathBuf]) -> io::Result<()> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)?;
-        if !self.is_trusted() {
-            return Err(io::Error::other(format!(
-                "{} belongs to another user or is writable by others; remove it",
-                self.directory.display()
-            )));
-        }
+        self.create()?;
         for (file, known) in self.read() {
             if known.first().is_some_and(|state_dir| !state_dir.exists()) {
                 let _ = fs::remove_file(file);
@@ -109,7 +118,11 @@ impl KnownDaemons {
                 .filter(|path| path.is_absolute());
             Some((file, paths.collect()))
         };
+        // Lock files are there too.
+        let is_record =
+            |file: &fs::DirEntry| !file.file_name().to_string_lossy().starts_with("lock-");
         files
+            .filter(is_record)
             .take(MAX_FILES)
             .filter_map(|file| read(file.path()))
             .collect()
