@@ -20,6 +20,11 @@ pub(crate) const MAX_HEAD: usize = 32 * 1024;
 pub(crate) const MAX_HEADERS: usize = 128;
 /// Maximum length of the line with the size of a chunk, in bytes: a 64-bit number.
 const MAX_CHUNK_LINE: usize = 16;
+/// Fields of the framing and of the connection whose names have a hyphen. CGI, WSGI and PHP read `_` in a name as `-`, hyper does
+/// not, so that a server could find a field that hyper forwards as an unknown one.
+const HYPHENATED: &[&str] = &["Content-Length", "Transfer-Encoding", "Keep-Alive"];
+/// Start of the names of further fields of the connection.
+const PROXY_PREFIX: &str = "Proxy-";
 
 /// Why the framing of a request is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -40,6 +45,8 @@ pub(crate) enum BadFraming {
     TwoLengths,
     #[error("the request has several fields {0}, or an invalid one; send one valid field")]
     Field(&'static str),
+    #[error("the request has the field {0} with an underscore in its name; send it with a hyphen")]
+    Underscore(&'static str),
     #[error("the request upgrades the connection and has a body; send it without one")]
     UpgradeBody,
     #[error("the request is CONNECT on a connection for HTTP; use a new connection")]
@@ -244,6 +251,21 @@ fn chunk_size(line: &[u8]) -> Result<u64, BadFraming> {
         .ok_or(BadFraming::Chunk)
 }
 
+/// Returns the field of [`HYPHENATED`] that a name with underscores means to some servers.
+fn hyphenated(name: &str) -> Option<&'static str> {
+    if !name.contains('_') {
+        return None;
+    }
+    let name = name.replace('_', "-");
+    let is_proxy_field = name
+        .get(..PROXY_PREFIX.len())
+        .is_some_and(|prefix| prefix.eq_ignore_ascii_case(PROXY_PREFIX));
+    let mut fields = HYPHENATED.iter().copied();
+    fields
+        .find(|field| field.eq_ignore_ascii_case(&name))
+        .or_else(|| is_proxy_field.then_some("Proxy-*"))
+}
+
 /// Checks a complete head, and returns what follows it.
 fn check_head(head: &[u8]) -> Result<Body, BadFraming> {
     let lines = head.strip_suffix(b"\r\n\r\n").ok_or(BadFraming::Line)?;
@@ -267,11 +289,16 @@ fn check_head(head: &[u8]) -> Result<Body, BadFraming> {
     if request.method == Some("CONNECT") {
         return Err(BadFraming::Connect);
     }
+    if let Some(name) = request
+        .headers
+        .iter()
+        .find_map(|header| hyphenated(header.name))
+    {
+        return Err(BadFraming::Underscore(name));
+    }
     let values = |name: &str| -> Vec<&[u8]> {
         let headers = request.headers.iter();
-        // CGI and some servers treat `_` as `-`.
-        let named =
-            headers.filter(|header| header.name.replace('_', "-").eq_ignore_ascii_case(name));
+        let named = headers.filter(|header| header.name.eq_ignore_ascii_case(name));
         named.map(|header| header.value).collect()
     };
     let length = match values("content-length")[..] {
@@ -328,7 +355,9 @@ mod tests {
 
     #[test]
     fn requests_with_two_interpretations_are_refused() {
-        use BadFraming::{Chunk, Connect, Field, Folded, Line, Malformed, TwoLengths, UpgradeBody};
+        use BadFraming::{
+            Chunk, Connect, Field, Folded, Line, Malformed, TwoLengths, Underscore, UpgradeBody,
+        };
         for (fields, error) in [
             (
                 "Content-Length: 1\r\nTransfer-Encoding: chunked\r\n",
@@ -340,8 +369,16 @@ mod tests {
             ),
             (
                 "Transfer_Encoding: chunked\r\nContent-Length: 1\r\n",
-                TwoLengths,
+                Underscore("Transfer-Encoding"),
             ),
+            (
+                "transfer_encoding: chunked\r\n",
+                Underscore("Transfer-Encoding"),
+            ),
+            ("Content_Length: 1\r\n", Underscore("Content-Length")),
+            ("X: y\r\nKEEP_ALIVE: 1\r\n", Underscore("Keep-Alive")),
+            ("Proxy_Connection: close\r\n", Underscore("Proxy-*")),
+            ("proxy-authori_zation: x\r\n", Underscore("Proxy-*")),
             (
                 "Content-Length: 1\r\nContent-Length: 2\r\n",
                 Field("Content-Length"),
@@ -439,7 +476,7 @@ mod tests {
     }
 
     const VALID: &str = "\r\nGET http://a/ HTTP/1.1\r\nHost: a\r\n\r\n\
-        POST http://a/ HTTP/1.1\r\nContent-Length: 5\r\n\r\nGET /\
+        POST http://a/ HTTP/1.1\r\nContent-Length: 5\r\nX_Key: 1\r\n\r\nGET /\
         POST http://a/ HTTP/1.1\r\ntransfer-encoding: Chunked\r\n\r\n5\r\nGET /\r\nA\r\n0123456789\r\n0\r\n\r\n\
         HEAD http://a/ HTTP/1.0\r\nContent-Length: 0\r\n\r\n\
         GET http://a/ HTTP/1.1\r\nConnection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\r\nany bytes";

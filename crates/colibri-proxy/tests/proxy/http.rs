@@ -59,6 +59,8 @@ fn ambiguous_framing_reaches_no_server() {
         "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
         "Content-Length: 0\r\nContent-Length: 50\r\n",
         "Content-Length: 0, 50\r\n",
+        "Content_Length: 5\r\n",
+        "Transfer_Encoding: chunked\r\n",
         "Transfer-Encoding: xchunked\r\n",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: x\r\n",
         "Transfer-Encoding:\u{b}chunked\r\n",
