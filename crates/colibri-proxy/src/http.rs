@@ -9,7 +9,7 @@ use colibri_jail_core::{Destination, HttpScheme};
 use http_body_util::{Either, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1::SendRequest;
-use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderValue};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HOST, HeaderName, HeaderValue};
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Uri, client, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,7 +23,7 @@ use crate::framing::{Head, MAX_HEADERS};
 use crate::headers::{
     BadTarget, add_upgrade, check_tunneled, host_value, proxy_target, remove_hop_by_hop,
 };
-use crate::policy::Refusal;
+use crate::policy::{Refusal, RequestParts};
 use crate::server::Shared;
 use crate::streams::{CheckedStream, Heads};
 use crate::tls;
@@ -158,16 +158,15 @@ impl HttpConnection {
                 proxy_target(method, uri, headers).map_err(invalid)?,
             ),
         };
-        let has_header = |name: &str| headers.contains_key(name);
+        let parts = RequestParts {
+            method: method.as_str(),
+            path: uri.path(),
+            query: uri.query().unwrap_or_default(),
+            header_names: headers.keys().map(HeaderName::as_str),
+        };
         self.shared
             .policy
-            .request(
-                scheme,
-                &destination,
-                method.as_str(),
-                uri.path(),
-                has_header,
-            )
+            .request(scheme, &destination, parts)
             .map_err(|refusal| Failure::Refused(destination.clone(), refusal))?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let path: Uri = path

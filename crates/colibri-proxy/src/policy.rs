@@ -23,7 +23,9 @@ pub(crate) enum Refusal {
     #[error("its path is refused: {0}")]
     Path(AmbiguousPath),
     #[error("the header {0} could change its method or path")]
-    Override(&'static str),
+    Override(String),
+    #[error("the query parameter {METHOD_PARAMETER} could change its method")]
+    MethodParameter,
     #[error("it resolves to {address}, {kind}, which is not in the allow list")]
     Address { address: IpAddr, kind: &'static str },
     #[error("the TLS connection is for {0}")]
@@ -68,16 +70,79 @@ pub(crate) struct Policy {
     credentials: Vec<Destination>,
 }
 
-/// Header fields by which some servers replace the method or the path of a request.
-const OVERRIDES: &[&str] = &[
-    "x-http-method",
-    "x-http-method-override",
-    "x-method-override",
-    "x-original-url",
-    "x-original-uri",
-    "x-rewrite-url",
-    "x-forwarded-uri",
+/// Ends of the names of header fields by which some servers replace the method or the path of a request, like
+/// `X-HTTP-Method-Override`, `X-Original-URL` and `X-Forwarded-Prefix`. These names start with `x-`.
+const OVERRIDE_ENDS: &[&str] = &[
+    "-method",
+    "-method-override",
+    "-path",
+    "-path-override",
+    "-url",
+    "-uri",
+    "-prefix",
 ];
+/// Other names of such fields.
+const OVERRIDES: &[&str] = &["base-url"];
+/// The parameter of a query by which some servers replace the method.
+const METHOD_PARAMETER: &str = "_method";
+
+/// Returns whether some server could replace the method or the path of a request by this header field.
+fn is_override(name: &str) -> bool {
+    // CGI, WSGI and PHP read `_` as `-`.
+    let name = name.to_ascii_lowercase().replace('_', "-");
+    OVERRIDES.contains(&name.as_str())
+        || (name.starts_with("x-") && OVERRIDE_ENDS.iter().any(|end| name.ends_with(end)))
+}
+
+/// Returns whether a query has the parameter [`METHOD_PARAMETER`], in the interpretation of some server: PHP removes spaces
+/// before a name, reads `.` and ` ` in it as `_`, and ends it at `[` and NUL.
+fn has_method_parameter(query: &str) -> bool {
+    query.split(['&', ';']).any(|parameter| {
+        let name = parameter.split('=').next().unwrap_or_default();
+        let name = decode(name.as_bytes());
+        let name = name
+            .split(|byte| b"[\0".contains(byte))
+            .next()
+            .unwrap_or_default();
+        let as_php_reads = |byte: &u8| match byte {
+            b'.' | b' ' => b'_',
+            other => other.to_ascii_lowercase(),
+        };
+        let name: Vec<u8> = name.trim_ascii_start().iter().map(as_php_reads).collect();
+        name == METHOD_PARAMETER.as_bytes()
+    })
+}
+
+/// Decodes `+` and percent-encoded bytes of a query. An invalid encoding stays as it is.
+fn decode(mut text: &[u8]) -> Vec<u8> {
+    let mut decoded = Vec::new();
+    while let Some((first, rest)) = text.split_first() {
+        let encoded = rest.get(..2).filter(|_| *first == b'%').and_then(|digits| {
+            let is_hex = digits.iter().all(u8::is_ascii_hexdigit);
+            let digits = std::str::from_utf8(digits).ok().filter(|_| is_hex)?;
+            u8::from_str_radix(digits, 16).ok()
+        });
+        let byte = match (encoded, first) {
+            (Some(byte), _) => byte,
+            (None, b'+') => b' ',
+            (None, byte) => *byte,
+        };
+        decoded.push(byte);
+        let used = if encoded.is_some() { 2 } else { 0 };
+        text = rest.get(used..).unwrap_or_default();
+    }
+    decoded
+}
+
+/// What the policy needs to know of a request.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestParts<'a, Names> {
+    pub(crate) method: &'a str,
+    pub(crate) path: &'a str,
+    pub(crate) query: &'a str,
+    /// Names of the header fields.
+    pub(crate) header_names: Names,
+}
 
 impl Policy {
     pub(crate) fn new(rules: Vec<NetworkRule>, credentials: Vec<Destination>) -> Self {
@@ -166,14 +231,12 @@ impl Policy {
         }
     }
 
-    /// Decides about a request. `has_header` returns whether the request has a header field, by its lower-case name.
-    pub(crate) fn request(
+    /// Decides about a request.
+    pub(crate) fn request<'a>(
         &self,
         scheme: HttpScheme,
         destination: &Destination,
-        method: &str,
-        path: &str,
-        has_header: impl Fn(&str) -> bool,
+        request: RequestParts<'a, impl IntoIterator<Item = &'a str>>,
     ) -> Result<(), Refusal> {
         if self.any(|rule| rule.allows_connections(destination)) {
             return Ok(());
@@ -181,9 +244,14 @@ impl Policy {
         if !self.any(|rule| rule.restricts_requests(scheme, destination)) {
             return Err(Refusal::NotAllowed);
         }
+        let RequestParts { method, path, .. } = request;
         let parsed = UrlPath::parse(path).map_err(Refusal::Path)?;
-        if let Some(name) = OVERRIDES.iter().find(|name| has_header(name)) {
-            return Err(Refusal::Override(name));
+        let mut names = request.header_names.into_iter();
+        if let Some(name) = names.find(|name| is_override(name)) {
+            return Err(Refusal::Override(name.to_owned()));
+        }
+        if has_method_parameter(request.query) {
+            return Err(Refusal::MethodParameter);
         }
         match self.any(|rule| rule.allows_request(scheme, destination, method, &parsed)) {
             true => Ok(()),
@@ -268,14 +336,21 @@ mod tests {
     #[test]
     fn requests_are_allowed_by_host_or_by_path() {
         let policy = policy(&["GET https://a/x/*", "b:80", "http://c/*"]);
-        let decide = |scheme, host: &str, method: &str, path: &str, header: &str| {
+        let decide = |scheme, host: &str, method: &str, target: &str, header: &str| {
             let destination = host.parse().unwrap();
-            policy.request(scheme, &destination, method, path, |name| name == header)
+            let (path, query) = target.split_once('?').unwrap_or((target, ""));
+            let request = RequestParts {
+                method,
+                path,
+                query,
+                header_names: ["accept", header],
+            };
+            policy.request(scheme, &destination, request)
         };
         let (http, https) = (HttpScheme::Http, HttpScheme::Https);
         assert_eq!(decide(https, "a:443", "GET", "/x/y", ""), Ok(()));
         assert_eq!(
-            decide(http, "b:80", "PUT", "/..//;", "x-http-method"),
+            decide(http, "b:80", "PUT", "/..//;?_method=GET", "x-http-method"),
             Ok(())
         );
         assert_eq!(decide(http, "c:80", "PUT", "/z", ""), Ok(()));
@@ -285,12 +360,71 @@ mod tests {
             (https, "a:443", "GET", "/x/%2e%2e/y", ""),
             (https, "a:443", "GET", "/x/y", "x-http-method-override"),
             (https, "a:443", "GET", "/x/y", "x-original-url"),
+            (https, "a:443", "GET", "/x/y?_method=PUT", ""),
             (http, "a:80", "GET", "/x/y", ""),
             (https, "c:443", "GET", "/z", ""),
             (http, "d:80", "GET", "/", ""),
         ] {
             let decision = decide(scheme, host, method, path, header);
             assert!(decision.is_err(), "{host} {method} {path} {header}");
+        }
+    }
+
+    #[test]
+    fn override_headers_are_found_by_pattern() {
+        for (name, expected) in [
+            ("x-http-method-override", true),
+            ("x_http_method_override", true),
+            ("X-HTTP_Method-Override", true),
+            ("x-http-method", true),
+            ("x-method-override", true),
+            ("x-original-method", true),
+            ("x-original-url", true),
+            ("x-original-uri", true),
+            ("x-rewrite-url", true),
+            ("x-envoy-original-path", true),
+            ("x-path-override", true),
+            ("x-forwarded-uri", true),
+            ("x-forwarded-path", true),
+            ("x-forwarded-prefix", true),
+            ("x_forwarded_method", true),
+            ("base-url", true),
+            ("Base_URL", true),
+            ("x-forwarded-for", false),
+            ("x-forwarded-host", false),
+            ("x-forwarded-proto", false),
+            ("x-method-name", false),
+            ("x-api-key", false),
+            ("content-path", false),
+            ("", false),
+        ] {
+            assert_eq!(is_override(name), expected, "{name}");
+        }
+    }
+
+    #[test]
+    fn method_parameter_is_found_in_each_encoding() {
+        for (query, expected) in [
+            ("_method=DELETE", true),
+            ("a=b&_method=DELETE", true),
+            ("a=b;_method", true),
+            ("%5Fmethod=DELETE", true),
+            ("%5f%6d%65thod=DELETE", true),
+            ("_METHOD=DELETE", true),
+            (".method=DELETE", true),
+            ("+_method=DELETE", true),
+            ("%20.method=DELETE", true),
+            ("_method[]=DELETE", true),
+            ("_method%00x=DELETE", true),
+            ("", false),
+            ("method=DELETE", false),
+            ("a=_method", false),
+            ("_method_x=DELETE", false),
+            ("x_method=DELETE", false),
+            ("%255Fmethod=DELETE", false),
+            ("%zz%5", false),
+        ] {
+            assert_eq!(has_method_parameter(query), expected, "{query}");
         }
     }
 

@@ -247,16 +247,29 @@ fn rules_for_http_requests_check_method_and_path() {
             "{request}: {answer}"
         );
     }
-    let overridden = format!(
-        "GET http://{address}/repos/a HTTP/1.1\r\nX-HTTP-Method-Override: DELETE\r\nConnection: close\r\n\r\n"
-    );
-    assert!(proxy.exchange(&overridden).starts_with("HTTP/1.1 403 "));
+    for (query, field, status) in [
+        ("", "X-HTTP-Method-Override: DELETE", 403),
+        ("", "X_HTTP_Method_Override: DELETE", 403),
+        ("", "X-Forwarded-Prefix: /user", 403),
+        ("?_method=DELETE", "X: y", 403),
+        ("?a=b&%5Fmethod=DELETE", "X: y", 403),
+        ("?method=DELETE", "X-Forwarded-For: 192.0.2.1", 200),
+    ] {
+        let request = format!(
+            "GET http://{address}/repos/a{query} HTTP/1.1\r\n{field}\r\nConnection: close\r\n\r\n"
+        );
+        let answer = proxy.exchange(&request);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{request}: {answer}"
+        );
+    }
     let tunnel = proxy.exchange(&format!("CONNECT {address} HTTP/1.1\r\n\r\n"));
     assert!(
         tunnel.starts_with("HTTP/1.1 403 ") && tunnel.contains("without CONNECT"),
         "{tunnel}"
     );
-    assert_eq!(server.requests().len(), 2);
+    assert_eq!(server.requests().len(), 3);
 }
 
 #[test]
