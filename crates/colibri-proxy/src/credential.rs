@@ -1,10 +1,11 @@
-//! Adds keys to requests. Pure.
+//! Adds keys to requests, and removes them from the heads of responses. Pure.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use colibri_jail_core::{CredentialRule, Destination};
-use hyper::HeaderMap;
+use hyper::ext::ReasonPhrase;
 use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::{HeaderMap, Response};
 
 /// Minimum length of a placeholder, in bytes: a short text could occur by chance.
 pub(crate) const MIN_PLACEHOLDER: usize = 16;
@@ -77,10 +78,32 @@ fn replace(
     Some(value)
 }
 
-/// Replaces keys in the header fields of a response by their placeholders, against servers that return what they received.
-pub(crate) fn remove_keys(headers: &mut HeaderMap, credentials: &[Credential]) {
+/// Minimum length of a part of base64 text that is searched, in characters: a shorter one could occur by chance.
+const MIN_ENCODED: usize = 6;
+/// The value of a header field that contained a key in another form.
+const REMOVED: &str = "removed";
+
+/// Removes keys from the head of a response, against servers that return what they received: from the reason phrase, from names,
+/// and from values, where the placeholder replaces an exact key.
+pub(crate) fn remove_keys<B>(response: &mut Response<B>, credentials: &[Credential]) {
+    if credentials.is_empty() {
+        return;
+    }
+    // hyper forwards the text of the server; without it, it sends the standard one.
+    response.extensions_mut().remove::<ReasonPhrase>();
+    let headers = response.headers_mut();
     for credential in credentials {
-        let shown = credential.placeholder.as_deref().unwrap_or("removed");
+        let key = credential.key.as_bytes();
+        let named: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| contains_any_case(name.as_str().as_bytes(), key))
+            .cloned()
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        let encoded = encoded_parts(key);
+        let shown = credential.placeholder.as_deref().unwrap_or(REMOVED);
         for value in headers.values_mut() {
             if let Ok(text) = value.to_str()
                 && text.contains(&credential.key)
@@ -88,8 +111,49 @@ pub(crate) fn remove_keys(headers: &mut HeaderMap, credentials: &[Credential]) {
             {
                 *value = replaced;
             }
+            if reveals(value.as_bytes(), key, &encoded) {
+                *value = HeaderValue::from_static(REMOVED);
+            }
         }
     }
+}
+
+/// Returns whether a value contains the key, in any case, or one of the parts of its base64 text.
+fn reveals(value: &[u8], key: &[u8], encoded: &[String]) -> bool {
+    // The alphabet for URLs differs in two characters (RFC 4648, section 5).
+    let standard = |byte: &u8| match byte {
+        b'-' => b'+',
+        b'_' => b'/',
+        other => *other,
+    };
+    let value_in_standard: Vec<u8> = value.iter().map(standard).collect();
+    let has_part = |part: &String| {
+        let mut windows = value_in_standard.windows(part.len());
+        windows.any(|window| window == part.as_bytes())
+    };
+    contains_any_case(value, key) || encoded.iter().any(has_part)
+}
+
+/// Returns whether a text contains the key with upper- or lower-case letters. A key is not empty.
+fn contains_any_case(text: &[u8], key: &[u8]) -> bool {
+    let mut windows = text.windows(key.len().max(1));
+    windows.any(|window| window.eq_ignore_ascii_case(key))
+}
+
+/// Returns the base64 characters of the key that do not depend on the text around it, for each of the three positions of its
+/// first byte in a group of three bytes.
+fn encoded_parts(key: &[u8]) -> Vec<String> {
+    let part = |before: usize| {
+        let mut padded = vec![0; before];
+        padded.extend_from_slice(key);
+        // A character has 6 bits of the text; those of the first and the last byte may be shared with other text.
+        let start = (8 * before).div_ceil(6);
+        let end = 8 * padded.len() / 6;
+        let encoded = STANDARD.encode(padded);
+        encoded.get(start..end).map(str::to_owned)
+    };
+    let parts = (0..3).filter_map(part);
+    parts.filter(|part| part.len() >= MIN_ENCODED).collect()
 }
 
 #[cfg(test)]
@@ -157,8 +221,79 @@ mod tests {
         let credentials = [credential("K@a=X-Key: {}")];
         add_keys(&mut headers, &"a:443".parse().unwrap(), &credentials);
         assert_eq!(headers.get_all("x-key").iter().count(), 1);
-        remove_keys(&mut headers, &credentials);
+        let headers = without_keys(headers, &credentials);
         assert_eq!(headers["x-key"], PLACEHOLDER);
+    }
+
+    /// Returns the header fields of a response without keys.
+    fn without_keys(headers: HeaderMap, credentials: &[Credential]) -> HeaderMap {
+        let mut response = Response::new(());
+        *response.headers_mut() = headers;
+        remove_keys(&mut response, credentials);
+        std::mem::take(response.headers_mut())
+    }
+
+    #[test]
+    fn values_with_a_form_of_the_key_are_replaced() {
+        let encode = |text: &str| STANDARD.encode(text);
+        let mut credentials = [credential("K@a")];
+        credentials[0].key = "s3cret?>~key".to_owned();
+        let kept = [
+            encode("s3cret"),
+            encode("other-user:other-password"),
+            "s3cret".to_owned(),
+            "s3cret?>~ke".to_owned(),
+            String::new(),
+        ];
+        for value in kept {
+            let headers = without_keys(headers(&[("x-a", &value)]), &credentials);
+            assert_eq!(headers["x-a"], value);
+        }
+        let exact = without_keys(headers(&[("x-a", "k=s3cret?>~key;")]), &credentials);
+        assert_eq!(exact["x-a"], format!("k={PLACEHOLDER};"));
+        let mut removed = vec!["S3CRET?>~KEY".to_owned(), "x s3Cret?>~keY y".to_owned()];
+        for before in ["", "u", "us", "use"] {
+            for after in ["", "1", "12", "123"] {
+                let encoded = encode(&format!("{before}s3cret?>~key{after}"));
+                let for_urls = encoded.replace('+', "-").replace('/', "_");
+                removed.extend([
+                    format!("Basic {encoded}"),
+                    format!("a={};", encoded.trim_end_matches('=')),
+                    for_urls,
+                ]);
+            }
+        }
+        for value in removed {
+            let headers = without_keys(headers(&[("x-a", &value)]), &credentials);
+            assert_eq!(headers["x-a"], REMOVED, "{value}");
+        }
+        let mut latin = HeaderMap::new();
+        let value = HeaderValue::from_bytes(b"\xe9s3cret?>~key").unwrap();
+        latin.insert("x-a", value);
+        assert_eq!(without_keys(latin, &credentials)["x-a"], REMOVED);
+    }
+
+    #[test]
+    fn names_and_reason_phrases_with_the_key_are_removed() {
+        let credentials = [credential("K@a")];
+        let mut response = Response::new(());
+        *response.headers_mut() = headers(&[("x-s3cret-y", "1"), ("x-other", "2")]);
+        let reason = ReasonPhrase::from_static(b"s3cret");
+        response.extensions_mut().insert(reason.clone());
+        remove_keys(&mut response, &[]);
+        assert_eq!(response.extensions().get(), Some(&reason));
+        remove_keys(&mut response, &credentials);
+        assert_eq!(response.extensions().get::<ReasonPhrase>(), None);
+        let names: Vec<_> = response.headers().keys().collect();
+        assert_eq!(names, ["x-other"]);
+    }
+
+    #[test]
+    fn encoded_parts_do_not_depend_on_other_text() {
+        let parts = encoded_parts(b"s3cret");
+        assert_eq!(parts, ["czNjcmV0", "MzY3Jld", "zM2NyZX"]);
+        assert_eq!(encoded_parts(b"abcde").len(), 3);
+        assert!(encoded_parts(b"a").is_empty());
     }
 
     #[test]

@@ -193,7 +193,7 @@ impl HttpConnection {
         };
         remove_hop_by_hop(response.headers_mut());
         if scheme == HttpScheme::Https {
-            remove_keys(response.headers_mut(), &self.shared.credentials);
+            remove_keys(&mut response, &self.shared.credentials);
         }
         match (client_upgrade, server_upgrade) {
             (Some(client), Some(server)) => {

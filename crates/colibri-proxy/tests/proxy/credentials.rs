@@ -3,6 +3,9 @@
 use std::io::Write;
 use std::path::PathBuf;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
 use crate::bridge::{Proxy, Start, read_all, read_head, read_response};
 use crate::servers::{Server, TestAuthority, certificates, tls_client};
 
@@ -119,6 +122,28 @@ fn template_sets_the_header_of_the_agent() {
             .stderr_line()
             .contains("the allow list does not have GET /v1/messages")
     );
+}
+
+#[test]
+fn heads_of_responses_do_not_reveal_the_key() {
+    let authority = TestAuthority::new();
+    let upper = KEY.to_ascii_uppercase();
+    let basic = STANDARD.encode(format!("user:{KEY}"));
+    let answer = format!(
+        "HTTP/1.1 200 {KEY}\r\nX-Upper: {upper}\r\nX-Basic: Basic {basic}\r\nX-{KEY}: 1\r\nX-Latin: \u{e9}{KEY}\r\n\
+        X-Other: kept\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    );
+    let server = Server::start_tls_with_answer(&authority, answer);
+    let rule = format!("localhost:{}", server.port);
+    let credential = format!("TOKEN@{rule}");
+    let tls = TlsProxy::start(&authority, &["--credential", &credential, &rule]);
+    let output = tls.curl(&["-i", &format!("https://{rule}/")]);
+    assert!(
+        output.starts_with("HTTP/1.1 200 ") && output.contains("x-other: kept\r\n"),
+        "{output}"
+    );
+    assert!(!output.to_ascii_lowercase().contains(KEY), "{output}");
+    assert!(!output.contains(&basic), "{output}");
 }
 
 #[test]

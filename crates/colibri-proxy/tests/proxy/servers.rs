@@ -30,6 +30,18 @@ impl Server {
         })
     }
 
+    /// Starts a server with TLS that answers the first request of each connection by these bytes.
+    pub(crate) fn start_tls_with_answer(authority: &TestAuthority, answer: String) -> Self {
+        let config = authority.server_config();
+        Self::start_with(move |stream, requests| {
+            let connection = rustls::ServerConnection::new(config.clone()).unwrap();
+            let mut stream = rustls::StreamOwned::new(connection, stream);
+            let request = read_head(&mut stream);
+            requests.lock().unwrap().push(request);
+            stream.write_all(answer.as_bytes()).unwrap();
+        })
+    }
+
     fn start_with(
         handler: impl Fn(TcpStream, Arc<Mutex<Vec<String>>>) + Send + Sync + 'static,
     ) -> Self {
