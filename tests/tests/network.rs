@@ -199,7 +199,8 @@ fn concurrent_and_large_tunnels_transfer_all_bytes() {
          for n in $(seq 50); do (tunnel; echo $n >&3; IFS= read -r back <&3; [ $back = $n ] && echo ok) & done | grep -c ok; wait",
         address = echo.address()
     );
-    let output = run(&daemon, &[&echo.address()], &script);
+    let rule = format!("tcp:{}", echo.address());
+    let output = run(&daemon, &[&rule], &script);
     assert_eq!(text(&output.stdout), "same\n50\n", "{output:?}");
 }
 

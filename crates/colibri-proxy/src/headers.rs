@@ -58,25 +58,25 @@ pub(crate) fn proxy_target(
     Ok(destination)
 }
 
-/// Checks that a request in a TLS connection is for the host of that connection.
+/// Checks that a request in a tunnel is for the destination of the tunnel.
 pub(crate) fn check_tunneled(
     method: &Method,
     uri: &Uri,
     headers: &HeaderMap,
+    scheme: HttpScheme,
     destination: &Destination,
 ) -> Result<(), BadTarget> {
     let not_a_path = || BadTarget::NotAPath(shorten(&uri.to_string()));
     if let Some(authority) = uri.authority() {
-        let found =
-            Destination::from_authority(authority.as_str(), HttpScheme::Https.default_port());
-        if uri.scheme_str() != Some(HttpScheme::Https.name()) || found.as_ref() != Ok(destination) {
+        let found = Destination::from_authority(authority.as_str(), scheme.default_port());
+        if uri.scheme_str() != Some(scheme.name()) || found.as_ref() != Ok(destination) {
             return Err(not_a_path());
         }
     } else if !uri.path().starts_with('/') {
         return Err(not_a_path());
     }
     check_method(method)?;
-    check_host(headers, HttpScheme::Https, destination)
+    check_host(headers, scheme, destination)
 }
 
 fn check_method(method: &Method) -> Result<(), BadTarget> {
@@ -184,22 +184,30 @@ mod tests {
 
     #[test]
     fn tunneled_request_is_for_the_host_of_its_tunnel() {
-        let destination = "a:443".parse().unwrap();
-        for (uri, host, valid) in [
-            ("/x", "a", true),
-            ("/x", "A:443", true),
-            ("https://a/x", "a", true),
-            ("https://a:443/x", "a", true),
-            ("/x", "b", false),
-            ("/x", "a:80", false),
-            ("https://b/x", "a", false),
-            ("https://a:444/x", "a", false),
-            ("http://a/x", "a", false),
-            ("*", "a", false),
+        let (http, https) = (HttpScheme::Http, HttpScheme::Https);
+        for (scheme, destination, uri, host, valid) in [
+            (https, "a:443", "/x", "a", true),
+            (https, "a:443", "/x", "A:443", true),
+            (https, "a:443", "https://a/x", "a", true),
+            (https, "a:443", "https://a:443/x", "a", true),
+            (https, "a:443", "/x", "b", false),
+            (https, "a:443", "/x", "a:80", false),
+            (https, "a:443", "https://b/x", "a", false),
+            (https, "a:443", "https://a:444/x", "a", false),
+            (https, "a:443", "http://a/x", "a", false),
+            (https, "a:443", "*", "a", false),
+            (http, "a:80", "/x", "a", true),
+            (http, "a:8080", "/x", "a:8080", true),
+            (http, "a:8080", "http://a:8080/x", "a:8080", true),
+            (http, "a:8080", "/x", "a", false),
+            (http, "a:8080", "/x", "b:8080", false),
+            (http, "a:8080", "https://a:8080/x", "a:8080", false),
+            (http, "a:8080", "http://b:8080/x", "a:8080", false),
         ] {
             let headers = headers(&[("host", host)]);
-            let found = check_tunneled(&Method::GET, &uri.parse().unwrap(), &headers, &destination);
-            assert_eq!(found.is_ok(), valid, "{uri} {host}");
+            let (uri, destination) = (uri.parse().unwrap(), destination.parse().unwrap());
+            let found = check_tunneled(&Method::GET, &uri, &headers, scheme, &destination);
+            assert_eq!(found.is_ok(), valid, "{destination} {uri} {host}");
         }
     }
 

@@ -1,4 +1,5 @@
-//! Forwards HTTP requests, each after a check: those to the proxy itself, and those in a TLS connection that it terminates.
+//! Forwards HTTP requests, each after a check: those to the proxy itself, those in a TLS connection that it terminates, and those
+//! in a tunnel without TLS.
 
 use std::convert::Infallible;
 use std::io;
@@ -14,12 +15,13 @@ use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode, Uri, client, server};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 
 use crate::connect::ConnectError;
 use crate::credential::{add_keys, remove_keys};
-use crate::framing::{Head, MAX_HEADERS};
+use crate::framing::{BadFraming, Head, MAX_HEADERS};
 use crate::headers::{
     BadTarget, add_upgrade, check_tunneled, host_value, proxy_target, remove_hop_by_hop,
 };
@@ -41,11 +43,19 @@ struct Upstream {
     sender: SendRequest<Incoming>,
 }
 
+/// A tunnel with HTTP requests, all for its destination.
+#[derive(Clone)]
+struct Tunneled {
+    /// `Https` in a terminated TLS connection.
+    scheme: HttpScheme,
+    destination: Destination,
+}
+
 /// A client's connection with HTTP requests.
 struct HttpConnection {
     shared: Arc<Shared>,
-    /// The host of a terminated TLS connection; without one, each request names its destination.
-    tunneled: Option<Destination>,
+    /// The tunnel that contains the requests; without one, each request names its destination.
+    tunneled: Option<Tunneled>,
     heads: Heads,
     /// The connection to the server of the last request, for the next one.
     upstream: Mutex<Option<Upstream>>,
@@ -53,10 +63,55 @@ struct HttpConnection {
     upgraded: Mutex<JoinSet<()>>,
 }
 
-/// Serves the requests of a client until the connection ends.
-pub(crate) async fn serve<S>(
+/// Serves the requests of a client to the proxy itself until the connection ends.
+pub(crate) async fn serve<S>(stream: S, shared: &Arc<Shared>) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    serve_requests(stream, None, None, shared).await
+}
+
+/// Serves the requests in a terminated TLS connection for a destination.
+pub(crate) async fn serve_terminated<S>(
     stream: S,
-    tunneled: Option<Destination>,
+    destination: Destination,
+    shared: &Arc<Shared>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let tunneled = Tunneled {
+        scheme: HttpScheme::Https,
+        destination,
+    };
+    serve_requests(stream, Some(tunneled), None, shared).await
+}
+
+/// Serves the requests in a tunnel without TLS. `server` is the connection for the first of them.
+pub(crate) async fn serve_plain_tunnel<S>(
+    stream: S,
+    destination: Destination,
+    server: TcpStream,
+    shared: &Arc<Shared>,
+) -> io::Result<()>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let upstream = Upstream {
+        destination: destination.clone(),
+        sender: start_client(server).await.map_err(io::Error::other)?,
+    };
+    let tunneled = Tunneled {
+        scheme: HttpScheme::Http,
+        destination,
+    };
+    serve_requests(stream, Some(tunneled), Some(upstream), shared).await
+}
+
+async fn serve_requests<S>(
+    stream: S,
+    tunneled: Option<Tunneled>,
+    upstream: Option<Upstream>,
     shared: &Arc<Shared>,
 ) -> io::Result<()>
 where
@@ -67,7 +122,7 @@ where
         shared: shared.clone(),
         tunneled,
         heads,
-        upstream: Mutex::default(),
+        upstream: Mutex::new(upstream),
         upgraded: Mutex::default(),
     });
     let service = service_fn(|request| {
@@ -119,7 +174,7 @@ impl HttpConnection {
         };
         let forwarded = match head {
             Ok(head) => self.forward(request, head).await,
-            Err(error) => Err(Failure::Invalid(error.to_string())),
+            Err(error) => Err(self.invalid_head(error)),
         };
         let mut response = match forwarded {
             Ok(response) => response,
@@ -136,6 +191,18 @@ impl HttpConnection {
         response
     }
 
+    /// Returns the failure for a head with invalid framing. Another protocol in a tunnel without TLS needs a rule.
+    fn invalid_head(&self, error: BadFraming) -> Failure {
+        match &self.tunneled {
+            Some(tunneled)
+                if tunneled.scheme == HttpScheme::Http && error == BadFraming::Malformed =>
+            {
+                Failure::Refused(tunneled.destination.clone(), Refusal::NotHttp)
+            }
+            _ => Failure::Invalid(error.to_string()),
+        }
+    }
+
     async fn forward(
         &self,
         mut request: Request<Incoming>,
@@ -144,14 +211,19 @@ impl HttpConnection {
         let (method, uri, headers) = (request.method(), request.uri(), request.headers());
         let invalid = |error: BadTarget| Failure::Invalid(error.to_string());
         let (scheme, destination) = match &self.tunneled {
-            Some(destination) => {
-                check_tunneled(method, uri, headers, destination).map_err(|error| match error {
-                    BadTarget::Host { host, .. } => {
-                        Failure::Refused(destination.clone(), Refusal::OtherHost(host))
+            Some(Tunneled {
+                scheme,
+                destination,
+            }) => {
+                check_tunneled(method, uri, headers, *scheme, destination).map_err(|error| {
+                    match error {
+                        BadTarget::Host { host, .. } => {
+                            Failure::Refused(destination.clone(), Refusal::OtherHost(host))
+                        }
+                        other => invalid(other),
                     }
-                    other => invalid(other),
                 })?;
-                (HttpScheme::Https, destination.clone())
+                (*scheme, destination.clone())
             }
             None => (
                 HttpScheme::Http,

@@ -34,7 +34,9 @@ pub(crate) enum Refusal {
     NoName,
     #[error("the connection is not TLS, which needs a rule tcp:HOST:PORT")]
     NotTls,
-    #[error("the request in its TLS connection is for {0}")]
+    #[error("the connection is neither TLS nor HTTP/1, which needs a rule tcp:HOST:PORT")]
+    NotHttp,
+    #[error("the request in its tunnel is for {0}")]
     OtherHost(String),
 }
 
@@ -45,7 +47,7 @@ impl Refusal {
             Self::Address { address, .. } => {
                 Destination::new(Host::Address(*address), destination.port()).to_string()
             }
-            Self::NotTcp | Self::NotTls => format!("tcp:{destination}"),
+            Self::NotTcp | Self::NotTls | Self::NotHttp => format!("tcp:{destination}"),
             _ => destination.to_string(),
         }
     }
@@ -56,7 +58,7 @@ impl Refusal {
 pub(crate) enum Tunnel {
     /// Forwards all bytes.
     Raw,
-    /// Forwards TLS connections for the same host. With `tls_only`, refuses other protocols.
+    /// Forwards TLS connections for the same host. Checks each request of another connection; with `tls_only`, refuses it.
     CheckName { tls_only: bool },
     /// Terminates TLS and checks each request.
     Terminate,
@@ -194,19 +196,7 @@ impl Policy {
         }
         if connections {
             let tls_only = destination.port() == HTTPS_PORT;
-            let is_loopback = destination
-                .host()
-                .known_addresses()
-                .iter()
-                .any(IpAddr::is_loopback);
-            let unchecked = match destination.host() {
-                Host::Name(_) => is_loopback,
-                Host::Address(_) => is_loopback || !tls_only,
-            };
-            return Ok(match unchecked {
-                true => Tunnel::Raw,
-                false => Tunnel::CheckName { tls_only },
-            });
+            return Ok(Tunnel::CheckName { tls_only });
         }
         if requests {
             return Ok(Tunnel::Terminate);
@@ -293,8 +283,11 @@ mod tests {
             (&["a:8443"], "a:8443", check(false)),
             (&["a:443"], "a:80", Err(Refusal::NotAllowed)),
             (&["192.0.2.1:443"], "192.0.2.1:443", check(true)),
-            (&["192.0.2.1:22"], "192.0.2.1:22", Ok(Tunnel::Raw)),
-            (&["localhost:443"], "127.0.0.1:443", Ok(Tunnel::Raw)),
+            (&["192.0.2.1:22"], "192.0.2.1:22", check(false)),
+            (&["tcp:192.0.2.1:22"], "192.0.2.1:22", Ok(Tunnel::Raw)),
+            (&["localhost:443"], "127.0.0.1:443", check(true)),
+            (&["localhost:8080"], "127.0.0.1:8080", check(false)),
+            (&["tcp:localhost:22"], "127.0.0.1:22", Ok(Tunnel::Raw)),
             (&["tcp:a:443"], "a:443", Ok(Tunnel::Raw)),
             (&["tcp:a:443", "a:443"], "a:443", Ok(Tunnel::Raw)),
             (&["GET https://a/*"], "a:443", Ok(Tunnel::Terminate)),

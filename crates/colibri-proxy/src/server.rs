@@ -123,7 +123,7 @@ where
     match shared.within_head_timeout(finding).await? {
         Protocol::Socks => socks::serve(client, shared).await,
         Protocol::Tunnel => tunnel::serve(client, shared).await,
-        Protocol::Http => http::serve(client, None, shared).await,
+        Protocol::Http => http::serve(client, shared).await,
     }
 }
 

@@ -230,7 +230,9 @@ pub(crate) enum FirstBytes {
     Incomplete,
     /// A ClientHello of TLS, with the name of the host (SNI) in lower case.
     Tls { name: Option<String> },
-    /// Another protocol, or an invalid ClientHello.
+    /// A record of TLS without a valid ClientHello.
+    InvalidTls,
+    /// Another protocol.
     Other,
 }
 
@@ -245,7 +247,7 @@ pub(crate) fn first_bytes(bytes: &[u8]) -> FirstBytes {
     let mut rest = bytes;
     while !rest.is_empty() {
         if acceptor.read_tls(&mut rest).is_err() {
-            return FirstBytes::Other;
+            return FirstBytes::InvalidTls;
         }
         match acceptor.accept() {
             Ok(Some(accepted)) => {
@@ -256,11 +258,11 @@ pub(crate) fn first_bytes(bytes: &[u8]) -> FirstBytes {
                 return FirstBytes::Tls { name };
             }
             Ok(None) => {}
-            Err(_) => return FirstBytes::Other,
+            Err(_) => return FirstBytes::InvalidTls,
         }
     }
     match bytes.len() {
-        length if length > MAX_CLIENT_HELLO => FirstBytes::Other,
+        length if length > MAX_CLIENT_HELLO => FirstBytes::InvalidTls,
         _ => FirstBytes::Incomplete,
     }
 }
@@ -296,13 +298,13 @@ mod tests {
         let address = IpAddr::from([192, 0, 2, 1]);
         let bytes = client_hello(ServerName::IpAddress(address.into()));
         assert_eq!(first_bytes(&bytes), FirstBytes::Tls { name: None });
-        for other in [
-            &b"GET / HTTP/1.1"[..],
-            b"SSH-2.0",
-            b"\x16xxxxxxxxxxxxx",
-            b"\x16\x03\x01\x00\x05hello",
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1"[..], FirstBytes::Other),
+            (b"SSH-2.0", FirstBytes::Other),
+            (b"\x16xxxxxxxxxxxxx", FirstBytes::InvalidTls),
+            (b"\x16\x03\x01\x00\x05hello", FirstBytes::InvalidTls),
         ] {
-            assert_eq!(first_bytes(other), FirstBytes::Other, "{other:?}");
+            assert_eq!(first_bytes(bytes), expected, "{bytes:?}");
         }
     }
 

@@ -111,8 +111,12 @@ where
     client.write_all(ESTABLISHED).await?;
     if let Tunnel::CheckName { tls_only } = tunnel {
         let first = receive_first_bytes(&mut client, shared).await?;
-        if let Err(refusal) = check_first(&first, &destination, tls_only) {
-            return abort(client, &destination, &refusal, shared).await;
+        match check_first(&first, &destination, tls_only) {
+            Ok(Content::Tls) => {}
+            Ok(Content::Requests) => {
+                return crate::http::serve_plain_tunnel(client, destination, server, shared).await;
+            }
+            Err(refusal) => return abort(client, &destination, &refusal, shared).await,
         }
     }
     relay(&mut client, &mut server).await
@@ -144,7 +148,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     shared.reporter.refused(destination, &refusal.to_string());
-    if *refusal != Refusal::NotTls {
+    if !matches!(refusal, Refusal::NotTls | Refusal::NotHttp) {
         client.write_all(tls::ACCESS_DENIED).await?;
     }
     client.shutdown().await
@@ -166,28 +170,40 @@ where
         }
     };
     match shared.within_head_timeout(receiving).await {
-        // The client waits for the server, as no TLS client does.
+        // The client waits for the server, as no client of TLS or HTTP does.
         Err(error) if error.kind() == io::ErrorKind::TimedOut => Ok(FirstBytes::Incomplete),
         found => found,
     }
 }
 
-/// Checks that a tunnel is a TLS connection for its destination.
+/// What a checked tunnel contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Content {
+    /// A TLS connection for the destination.
+    Tls,
+    /// Bytes that must be HTTP requests for the destination.
+    Requests,
+}
+
+/// Checks that a tunnel is a TLS connection for its destination, or, without `tls_only`, not TLS.
 fn check_first(
     first: &FirstBytes,
     destination: &Destination,
     tls_only: bool,
-) -> Result<(), Refusal> {
+) -> Result<Content, Refusal> {
     match (first, destination.host()) {
-        (FirstBytes::Tls { name: Some(name) }, Host::Name(host)) if name == host => Ok(()),
+        (FirstBytes::Tls { name: Some(name) }, Host::Name(host)) if name == host => {
+            Ok(Content::Tls)
+        }
         (FirstBytes::Tls { name: Some(name) }, Host::Name(_)) => {
             Err(Refusal::OtherName(name.clone()))
         }
         (FirstBytes::Tls { name: None }, Host::Name(_)) => Err(Refusal::NoName),
-        (FirstBytes::Tls { .. }, Host::Address(_)) => Ok(()),
-        (FirstBytes::Incomplete, _) => Err(Refusal::NotTls),
-        (FirstBytes::Other, _) if tls_only => Err(Refusal::NotTls),
-        (FirstBytes::Other, _) => Ok(()),
+        (FirstBytes::Tls { .. }, Host::Address(_)) => Ok(Content::Tls),
+        (FirstBytes::InvalidTls, _) => Err(Refusal::NotTls),
+        (FirstBytes::Incomplete | FirstBytes::Other, _) if tls_only => Err(Refusal::NotTls),
+        (FirstBytes::Incomplete, _) => Err(Refusal::NotHttp),
+        (FirstBytes::Other, _) => Ok(Content::Requests),
     }
 }
 
@@ -210,7 +226,7 @@ where
     let config = tls.server(destination.host()).map_err(io::Error::other)?;
     let handshake = TlsAcceptor::from(config).accept(client);
     let stream = shared.within_head_timeout(handshake).await?;
-    crate::http::serve(stream, Some(destination), shared).await
+    crate::http::serve_terminated(stream, destination, shared).await
 }
 
 #[cfg(test)]
@@ -255,7 +271,8 @@ mod tests {
             name: name.map(str::to_owned),
         };
         for (first, destination, tls_only, expected) in [
-            (tls(Some("a")), "a:443", true, Ok(())),
+            (tls(Some("a")), "a:443", true, Ok(Content::Tls)),
+            (tls(Some("a")), "a:8443", false, Ok(Content::Tls)),
             (
                 tls(Some("b")),
                 "a:443",
@@ -269,15 +286,31 @@ mod tests {
                 Err(Refusal::OtherName("b".into())),
             ),
             (tls(None), "a:443", true, Err(Refusal::NoName)),
-            (tls(None), "192.0.2.1:443", true, Ok(())),
-            (tls(Some("b")), "192.0.2.1:443", true, Ok(())),
+            (tls(None), "192.0.2.1:443", true, Ok(Content::Tls)),
+            (tls(None), "192.0.2.1:8443", false, Ok(Content::Tls)),
+            (tls(None), "a:8443", false, Err(Refusal::NoName)),
+            (tls(Some("b")), "192.0.2.1:443", true, Ok(Content::Tls)),
             (FirstBytes::Other, "a:443", true, Err(Refusal::NotTls)),
-            (FirstBytes::Other, "a:8080", false, Ok(())),
+            (FirstBytes::Other, "a:8080", false, Ok(Content::Requests)),
+            (
+                FirstBytes::Other,
+                "192.0.2.1:22",
+                false,
+                Ok(Content::Requests),
+            ),
+            (
+                FirstBytes::InvalidTls,
+                "a:8080",
+                false,
+                Err(Refusal::NotTls),
+            ),
+            (FirstBytes::InvalidTls, "a:443", true, Err(Refusal::NotTls)),
+            (FirstBytes::Incomplete, "a:443", true, Err(Refusal::NotTls)),
             (
                 FirstBytes::Incomplete,
                 "a:8080",
                 false,
-                Err(Refusal::NotTls),
+                Err(Refusal::NotHttp),
             ),
         ] {
             let found = check_first(&first, &destination.parse().unwrap(), tls_only);

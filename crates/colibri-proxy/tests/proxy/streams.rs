@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use crate::bridge::{Proxy, Start, read_all};
+use crate::bridge::{Proxy, Start, read_all, read_head, read_response};
 use crate::servers::{Server, TestAuthority, loopback_hostname};
 
 /// Sends a SOCKS5 request with a name and returns the reply's code.
@@ -102,7 +102,7 @@ fn loopback_ports_are_forwarded_by_rule() {
 fn tunnel_transfers_all_bytes_in_both_directions() {
     let server = Server::start();
     let address = format!("127.0.0.1:{}", server.port);
-    let proxy = Proxy::start(&[&address]);
+    let proxy = Proxy::start(&[&format!("tcp:{address}")]);
     let mut stream = proxy.tunnel(&address);
     let sent: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
     let mut writer = stream.try_clone().unwrap();
@@ -118,6 +118,91 @@ fn tunnel_transfers_all_bytes_in_both_directions() {
 }
 
 #[test]
+fn tunnel_by_a_plain_rule_has_tls_or_checked_requests() {
+    let server = Server::start();
+    let address = format!("127.0.0.1:{}", server.port);
+    let proxy = Proxy::start(&[&address]);
+    let exchange = |bytes: &str| {
+        let mut stream = proxy.tunnel(&address);
+        stream.write_all(bytes.as_bytes()).unwrap();
+        // A server that got the bytes would keep the connection open.
+        let limit = std::time::Duration::from_secs(10);
+        stream.set_read_timeout(Some(limit)).unwrap();
+        read_all(&mut stream)
+    };
+    let ends = "Connection: close\r\n\r\n";
+    for (bytes, status, text) in [
+        ("SSH-2.0-x\n".to_owned(), 403, format!("tcp:{address}")),
+        (
+            format!("GET / HTTP/1.1\r\nHost: other.example\r\n{ends}"),
+            403,
+            "for other.example".to_owned(),
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n{ends}"),
+            403,
+            "for 127.0.0.1;".to_owned(),
+        ),
+        (
+            format!("GET http://other.example/ HTTP/1.1\r\n{ends}"),
+            400,
+            "not a path".to_owned(),
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nHost: {address}\r\nContent_Length: 9\r\n{ends}"),
+            400,
+            "Content-Length".to_owned(),
+        ),
+    ] {
+        let answer = exchange(&bytes);
+        assert!(
+            answer.starts_with(&format!("HTTP/1.1 {status} ")) && answer.contains(&text),
+            "{bytes:?}: {answer}"
+        );
+    }
+    assert_eq!(exchange("\u{16}no TLS"), "");
+    assert!(server.requests().is_empty(), "{:?}", server.requests());
+    let mut stream = proxy.tunnel(&address);
+    for path in ["/first", "/second"] {
+        write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\n\r\n").unwrap();
+        let (head, body) = read_response(&mut stream);
+        assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+        assert!(body.starts_with(&format!("GET {path} ")), "{body}");
+    }
+    write!(stream, "GET / HTTP/1.1\r\nHost: other.example\r\n\r\n").unwrap();
+    let (head, _) = read_response(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+    assert_eq!(server.requests().len(), 2);
+    let mut stream = proxy.tunnel(&address);
+    write!(
+        stream,
+        "GET /ws HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    )
+    .unwrap();
+    let head = read_head(&mut stream);
+    assert!(head.starts_with("HTTP/1.1 101 "), "{head}");
+    assert_echo(&mut stream, b"any bytes");
+}
+
+#[test]
+fn tls_in_a_tunnel_to_any_port_names_its_host() {
+    let authority = TestAuthority::new();
+    let server = Server::start_tls(&authority);
+    let host = format!("localhost:{}", server.port);
+    let proxy = Proxy::start(&[&host]);
+    let mut stream = authority.client("localhost", proxy.tunnel(&host));
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
+    let mut stream = authority.client("other.example", proxy.tunnel(&host));
+    let error = stream
+        .write_all(b"GET / HTTP/1.1\r\n\r\n")
+        .and_then(|()| stream.read(&mut [0]).map(drop))
+        .unwrap_err();
+    assert!(error.to_string().contains("AccessDenied"), "{error}");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
 fn tunnel_must_be_for_its_host() {
     let Some(name) = loopback_hostname() else {
         return;
@@ -128,7 +213,7 @@ fn tunnel_must_be_for_its_host() {
     let proxy = Proxy::start(&[&host, &format!("127.0.0.1:{}", server.port)]);
     let mut stream = authority.client(&name, proxy.tunnel(&host));
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-    assert!(crate::bridge::read_head(&mut stream).starts_with("HTTP/1.1 200 "));
+    assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
     // The same server by another name: domain fronting.
     let mut stream = authority.client("localhost", proxy.tunnel(&host));
     let error = stream
