@@ -481,7 +481,7 @@ checks_of() {
 
 # Requests to a server on the host, whose port is allowed, and to one whose port is not.
 # shellcheck disable=SC2028 # printf(1) in the jail expands them
-request() { echo "printf 'GET http://127.0.0.1:$1/ HTTP/1.1\r\nHost: x\r\n\r\n' | nc -w 10 127.0.0.1 3128"; }
+request() { echo "printf 'GET http://127.0.0.1:$1/ HTTP/1.1\r\nHost: 127.0.0.1:$1\r\n\r\n' | nc -w 10 127.0.0.1 3128"; }
 filtered_requests() {
     agent -- /bin/sh -c "$(request "$port"); $(request $((port + 1))); exit 3"
     exits 3 && stdout_has served && stdout_has '403 Forbidden' && ! stdout_has secret && stderr_has "refused a connection to 127.0.0.1:$((port + 1))"

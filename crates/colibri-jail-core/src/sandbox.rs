@@ -232,6 +232,8 @@ pub const PROTECTED_IN_GIT: &[(&str, Placeholder)] = &[
     ("modules", Placeholder::Directory),
     ("worktrees", Placeholder::Directory),
     ("gitdir", Placeholder::Nothing),
+    ("remotes", Placeholder::Socket),
+    ("branches", Placeholder::Socket),
 ];
 
 #[cfg(test)]

@@ -179,7 +179,7 @@ impl Preparer {
         });
         jail.masked = masked;
         let repositories = worktree::repositories_inside(jail)?;
-        let mut read_only = worktree::referenced_paths(jail, &repositories, user_home.as_deref());
+        let mut read_only = worktree::referenced_paths(jail, &repositories, user_home.as_deref())?;
         read_only.extend(repositories.links);
         read_only.sort();
         read_only.dedup();

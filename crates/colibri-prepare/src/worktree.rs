@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 
 use colibri_jail_core::{
@@ -15,8 +16,10 @@ use crate::sandbox::projects;
 
 /// Maximum size of a file that names a directory, in bytes.
 const MAX_LENGTH: u64 = 4096;
-/// Maximum number of links with a missing target in one path.
-const MAX_LINKS: usize = 8;
+/// Maximum number of links in one path, as of the kernel (path_resolution(7)).
+const MAX_LINKS: usize = 40;
+/// Maximum number of directories above a workspace in which its repository is searched.
+const MAX_PARENTS: usize = 32;
 /// Maximum number of paths to which a working tree refers, and of configurations that are read for them.
 const MAX_REFERENCES: usize = 64;
 /// Maximum size of a configuration of git that is read, in bytes.
@@ -58,11 +61,24 @@ pub(crate) fn repositories_inside(jail: &EphemeralJail) -> Result<RepositoriesIn
         for git in nested_repositories(source)
             .map_err(|problem| PathError::new("mount source", &mount.source, problem))?
         {
+            let inside = mount.inside(&git).ok_or_else(|| {
+                let problem = format!(
+                    "contains the git repository {:?}, whose name cannot be a path in a jail; rename it",
+                    git.display()
+                );
+                PathError::new("mount source", &mount.source, problem)
+            })?;
+            if git.is_file() && is_protected(&inside) {
+                let named = git.parent().and_then(linked_git_directory);
+                found
+                    .directories
+                    .extend(named.and_then(|path| mount.inside(&path)));
+            }
             let list = match git.is_dir() {
                 true => &mut found.directories,
                 false => &mut found.links,
             };
-            list.extend(mount.inside(&git).filter(is_protected));
+            list.extend(Some(inside).filter(is_protected));
         }
     }
     Ok(found)
@@ -81,7 +97,26 @@ fn nested_repositories(source: &Path) -> Result<Vec<PathBuf>, String> {
     for _ in 0..2 {
         let mut next = Vec::new();
         for directory in level {
-            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let entries = match fs::read_dir(&directory) {
+                // A mounted file, or a directory that ended meanwhile.
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => {
+                    return Err(format!(
+                        "contains {}, in which git repositories cannot be searched: {error}; give the right to read it, or --unprotect {}",
+                        directory.display(),
+                        source.display()
+                    ));
+                }
+                Ok(entries) => entries,
+            };
+            for entry in entries.flatten() {
                 let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 if !is_directory || entry.file_name() == GIT_DIRECTORY {
                     continue;
@@ -111,11 +146,14 @@ fn nested_repositories(source: &Path) -> Result<Vec<PathBuf>, String> {
 
 /// Returns the paths in workspaces to which the protected files of their repositories refer: targets of links among the hooks, and
 /// the values of `core.hooksPath` and `include.path`, those of the configuration of the user with this home included.
+///
+/// # Errors
+/// Such a path leads over a symbolic link that the agent could replace.
 pub(crate) fn referenced_paths(
     jail: &EphemeralJail,
     repositories: &RepositoriesInside,
     home: Option<&Path>,
-) -> Vec<JailPath> {
+) -> Result<Vec<JailPath>, PathError> {
     let mut found = BTreeSet::new();
     for mount in projects(jail) {
         let source = Path::new(mount.source.as_str());
@@ -124,15 +162,44 @@ pub(crate) fn referenced_paths(
         let nested =
             nested.filter(|path| path.starts_with(source) && path.ends_with(GIT_DIRECTORY));
         let trees = nested.filter_map(|git| Some(git.parent()?.to_owned()));
-        for tree in std::iter::once(source.to_owned()).chain(trees) {
+        // The workspace may be a part of the working tree.
+        let mut outer = source.ancestors().skip(1).take(MAX_PARENTS);
+        let outer = outer.find(|parent| parent.join(GIT_DIRECTORY).symlink_metadata().is_ok());
+        let own = std::iter::once(source).chain(outer).map(Path::to_owned);
+        for tree in own.chain(trees) {
             for path in references(&tree, home) {
-                let real =
-                    existing_part(&path).filter(|real| real != source && real.starts_with(source));
-                found.extend(real.and_then(|real| mount.inside(&real)));
+                let Some((real, links)) = existing_part(&path) else {
+                    continue;
+                };
+                let is_open = |link: &PathBuf| {
+                    // The directory of hooks and its links are read-only.
+                    link.starts_with(source)
+                        && !link
+                            .components()
+                            .any(|part| part.as_os_str() == GIT_DIRECTORY)
+                };
+                let unprotected = |link: &PathBuf| {
+                    let inside = mount.inside(link);
+                    let mut open = jail.sandbox.unprotected.iter();
+                    inside.is_some_and(|path| open.any(|open| path.is_in(open.as_str())))
+                };
+                if let Some(link) = links
+                    .iter()
+                    .find(|link| is_open(link) && !unprotected(link))
+                {
+                    let problem = format!(
+                        "contains the link {}, over which git finds hooks or settings, and which an agent could replace; name the target itself in the configuration of git, or give --unprotect {}",
+                        link.display(),
+                        link.display()
+                    );
+                    return Err(PathError::new("mount source", &mount.source, problem));
+                }
+                let inside = Some(real).filter(|real| real != source && real.starts_with(source));
+                found.extend(inside.and_then(|real| mount.inside(&real)));
             }
         }
     }
-    found.into_iter().collect()
+    Ok(found.into_iter().collect())
 }
 
 /// Returns the paths to which the hooks and configurations of a working tree refer.
@@ -191,8 +258,8 @@ fn references(tree: &Path, home: Option<&Path>) -> Vec<PathBuf> {
     found
 }
 
-/// Returns the real path, or that of the first part of it that does not exist; `None` for a cycle of links.
-fn existing_part(path: &Path) -> Option<PathBuf> {
+/// Returns the real path, or that of the first part of it that does not exist, and the links on the way; `None` for a cycle of links.
+fn existing_part(path: &Path) -> Option<(PathBuf, Vec<PathBuf>)> {
     let names = |path: &Path| -> Vec<OsString> {
         let parts = path.components().filter_map(|part| match part {
             Component::ParentDir => Some("..".into()),
@@ -201,30 +268,28 @@ fn existing_part(path: &Path) -> Option<PathBuf> {
         });
         parts.rev().collect()
     };
-    let (mut real, mut rest, mut links) = (PathBuf::from("/"), names(path), 0);
+    let (mut real, mut rest, mut links) = (PathBuf::from("/"), names(path), Vec::new());
     while let Some(name) = rest.pop() {
         if name == ".." {
             real.pop();
             continue;
         }
         let next = real.join(name);
-        match next.canonicalize() {
-            Ok(path) => real = path,
-            // The target of the link does not exist.
-            Err(_) if links < MAX_LINKS => match next.read_link() {
-                Ok(target) => {
-                    links += 1;
-                    if target.is_absolute() {
-                        real = PathBuf::from("/");
-                    }
-                    rest.extend(names(&target));
+        match next.read_link() {
+            Ok(_) if links.len() == MAX_LINKS => return None,
+            Ok(target) => {
+                if target.is_absolute() {
+                    real = PathBuf::from("/");
                 }
-                Err(_) => return Some(next),
-            },
-            Err(_) => return None,
+                rest.extend(names(&target));
+                links.push(next);
+            }
+            // Not a link.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => real = next,
+            Err(_) => return Some((next, links)),
         }
     }
-    Some(real)
+    Some((real, links))
 }
 
 /// Adds mounts for each writable mount that is a worktree: its repository read-only, and of it `objects`, `refs`, `logs` and the directory
@@ -398,6 +463,8 @@ mod tests {
         std::os::unix::fs::symlink("d", root.join("link")).unwrap();
         std::os::unix::fs::symlink("absent", root.join("dangling")).unwrap();
         std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
+        let links = existing_part(&root.join("link/x")).unwrap().1;
+        assert_eq!(links, [root.join("link")]);
         for (path, expected) in [
             ("d", Some("d")),
             ("link", Some("d")),
@@ -408,7 +475,8 @@ mod tests {
             ("loop", None),
         ] {
             let expected = expected.map(|path| root.join(path));
-            assert_eq!(existing_part(&root.join(path)), expected, "{path}");
+            let found = existing_part(&root.join(path)).map(|(real, _)| real);
+            assert_eq!(found, expected, "{path}");
         }
     }
 
@@ -431,7 +499,7 @@ mod tests {
         std::os::unix::fs::symlink("../../check.sh", work.join(".git/hooks/pre-push")).unwrap();
         let relative = |tree: &Path| -> BTreeSet<String> {
             let found = references(tree, Some(&home)).into_iter();
-            let found = found.filter_map(|path| existing_part(&path));
+            let found = found.filter_map(|path| Some(existing_part(&path)?.0));
             found
                 .filter_map(|path| Some(path.strip_prefix(&work).ok()?.display().to_string()))
                 .collect()

@@ -8,21 +8,33 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use colibri_jail_core::{GIT_DIRECTORY, PROTECTED_IN_GIT, PROTECTED_PATHS};
+use colibri_jail_core::{GIT_DIRECTORY, PROTECTED_IN_GIT, PROTECTED_PATHS, Placeholder};
+use colibri_sys::regular_file;
 use rustix::fs::{
-    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, openat2, readlinkat, renameat, statat,
-    unlinkat,
+    AtFlags, CWD, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fstat, openat2, readlinkat,
+    renameat, statat, unlinkat,
 };
 use rustix::io::Errno;
 use rustix::path::Arg;
 
 use crate::lock::Exclusive;
-use crate::paths::{BARE_HEAD, MISSING};
-use crate::{EXIT_FAILURE, SandboxError, cannot, placeholder, report};
+use crate::paths::{BARE_NAMES, MISSING};
+use crate::{EXIT_FAILURE, SandboxError, cannot, index, placeholder, report};
 
 /// Directory of the histories of references in a repository, to which git appends lines.
 const LOGS: &str = "logs";
-/// Maximum depth of directories in [`LOGS`] that are searched for links.
+/// Directories of a repository in which links are searched; git writes in them.
+const SEARCHED: &[&str] = &[
+    LOGS,
+    "info",
+    "refs",
+    "rebase-apply",
+    "rebase-merge",
+    "sequencer",
+];
+/// Maximum size of an index, in bytes.
+const MAX_INDEX: u64 = 256 << 20;
+/// Maximum depth of directories in [`SEARCHED`] that are searched.
 const MAX_DEPTH: usize = 64;
 /// Maximum number of entries there that are searched.
 const MAX_ENTRIES: usize = 100_000;
@@ -133,7 +145,17 @@ impl Cleaner {
                     }
                 }
                 match part {
-                    Part::Git => self.clean_git(&directory, removes_placeholders),
+                    Part::Git => {
+                        if path.ends_with(GIT_DIRECTORY)
+                            && let Some(tree) = path.parent()
+                        {
+                            remove_bare_names(
+                                &open_own_directory(CWD, tree)?,
+                                removes_placeholders,
+                            )?;
+                        }
+                        self.clean_git(&directory, removes_placeholders)
+                    }
                     _ => self.clean_workspace(&directory, removes_placeholders),
                 }
             }
@@ -150,16 +172,16 @@ impl Cleaner {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
             Err(error) => return Err(error.into()),
         }
-        let exists = |name: &&str| statat(directory, *name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
-        if ["HEAD", "objects", "refs"].iter().all(exists) {
+        let is_directory = |name| open_own_directory(directory, name).is_ok();
+        if is_directory("objects") && is_directory("refs") {
             // A bare repository.
             self.clean_git(directory, removes_placeholders)?;
         }
         let names = PROTECTED_PATHS.iter().chain(PROTECTED_IN_GIT);
-        for (name, kind) in names.chain([&BARE_HEAD]).filter(|_| removes_placeholders) {
+        for (name, kind) in names.filter(|_| removes_placeholders) {
             placeholder::remove(directory, name, *kind)?;
         }
-        Ok(())
+        remove_bare_names(directory, removes_placeholders)
     }
 
     /// Removes links, also while another agent works there: git never makes them.
@@ -176,27 +198,73 @@ impl Cleaner {
         }
         for entry in Dir::read_from(git)? {
             let entry = entry?;
-            if matches!(entry.file_type(), FileType::Symlink | FileType::Unknown) {
-                self.remove_link(git, OsStr::from_bytes(entry.file_name().to_bytes()))?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let is_protected = PROTECTED_IN_GIT.iter().any(|(other, _)| name == *other);
+            // Users move large directories, such as objects, to other disks.
+            let is_kept = || statat(git, name, AtFlags::empty()).is_ok_and(is_directory);
+            if may_be_link(entry.file_type()) && !is_protected && !is_kept() {
+                self.remove_link(git, name)?;
+            }
+            if is_index(name) {
+                self.refuse_index(git, name)?;
             }
         }
-        let logs = match open_own_directory(git, LOGS) {
-            Ok(logs) => logs,
-            Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
-        match self.remove_links_in_logs(&logs) {
-            Err(error) => {
+        for name in SEARCHED {
+            let directory = match open_own_directory(git, *name) {
+                Ok(directory) => directory,
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let searched = self.remove_links(&directory, MAX_DEPTH, &mut { MAX_ENTRIES });
+            if let Err(error) = searched {
                 // git makes a new one.
-                let name = format!("{LOGS}-{}", std::process::id());
-                renameat(git, LOGS, git, &name)?;
-                self.problem(&format!(
-                    "renamed the directory {LOGS} of a git repository to {name}, because it may contain links: {error}"
-                ));
-                Ok(())
+                self.set_aside(
+                    git,
+                    OsStr::new(name),
+                    &format!("it may contain links: {error}"),
+                )?;
             }
-            ok => ok,
         }
+        Ok(())
+    }
+
+    /// Sets an index aside whose entries git would write to places outside of the working tree, or into `.git`.
+    fn refuse_index(&mut self, git: &OwnedFd, name: &OsStr) -> io::Result<()> {
+        let read = |name: &str| -> io::Result<Vec<u8>> {
+            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+            let file = openat2(git, name, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?;
+            regular_file::read_open(&file.into(), MAX_INDEX)
+        };
+        let config = read("config").unwrap_or_default();
+        let is_sha256 = String::from_utf8_lossy(&config)
+            .to_ascii_lowercase()
+            .contains("sha256");
+        let bytes = name
+            .to_str()
+            .map_or_else(|| Err(io::ErrorKind::InvalidFilename.into()), read);
+        let problem = match bytes {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => Some(format!("it cannot be read: {error}")),
+            Ok(bytes) => index::problem(&bytes, if is_sha256 { 32 } else { 20 }),
+        };
+        match problem {
+            Some(problem) => self.set_aside(git, name, &problem),
+            None => Ok(()),
+        }
+    }
+
+    /// Renames what git would use. The new name says where it comes from.
+    fn set_aside(&mut self, git: &OwnedFd, name: &OsStr, problem: &str) -> io::Result<()> {
+        let mut aside = OsString::from("colibri-refused-");
+        aside.push(name);
+        aside.push(format!("-{}", std::process::id()));
+        renameat(git, name, git, &aside)?;
+        self.problem(&format!(
+            "renamed {} of a git repository to {}: {problem}",
+            name.display(),
+            aside.display()
+        ));
+        Ok(())
     }
 
     fn remove_links_in_logs(&mut self, logs: &OwnedFd) -> io::Result<()> {
@@ -219,7 +287,7 @@ impl Cleaner {
             match entry.file_type() {
                 FileType::Directory if name == "." || name == ".." => {}
                 FileType::Directory => directories.push(name.to_owned()),
-                FileType::Symlink | FileType::Unknown => self.remove_link(directory, name)?,
+                kind if may_be_link(kind) => self.remove_link(directory, name)?,
                 _ => {}
             }
         }
@@ -231,14 +299,18 @@ impl Cleaner {
         Ok(())
     }
 
-    /// Removes a symbolic link from a directory of a git repository: git creates none there, and would write words of the agent to the
-    /// file that it names.
+    /// Removes a symbolic link or a FIFO from a directory of a git repository: git creates none there, would write words of the agent to
+    /// the file that a link names, and would wait for a FIFO.
     fn remove_link(&mut self, directory: &OwnedFd, name: &OsStr) -> io::Result<()> {
-        let is_protected = PROTECTED_IN_GIT.iter().any(|(other, _)| name == *other);
-        if is_protected || !is_link(directory, name)? {
-            return Ok(());
-        }
-        let target = readlinkat(directory, name, Vec::new())?;
+        let found = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(()),
+            other => FileType::from_raw_mode(other?.st_mode),
+        };
+        let target = match found {
+            FileType::Symlink => readlinkat(directory, name, Vec::new())?,
+            FileType::Fifo => c"a FIFO".to_owned(),
+            _ => return Ok(()),
+        };
         // Old versions of git made HEAD such a link.
         if name == "HEAD" && target.to_bytes().starts_with(b"refs/") {
             return Ok(());
@@ -246,10 +318,30 @@ impl Cleaner {
         unlinkat(directory, name, AtFlags::empty())?;
         let (name, target) = (name.display(), target.to_string_lossy());
         self.problem(&format!(
-            "removed the link {name} to {target} from a directory of a git repository, because git would have written to its target"
+            "removed {name}, a link to {target} in a directory of a git repository, because git would have used its target"
         ));
         Ok(())
     }
+}
+
+fn is_directory(found: Stat) -> bool {
+    FileType::from_raw_mode(found.st_mode) == FileType::Directory
+}
+
+fn may_be_link(kind: FileType) -> bool {
+    matches!(kind, FileType::Symlink | FileType::Fifo | FileType::Unknown)
+}
+
+/// Returns whether git reads a file of this name as an index.
+fn is_index(name: &OsStr) -> bool {
+    name == "index" || name.as_bytes().starts_with(b"sharedindex.")
+}
+
+fn remove_bare_names(directory: &OwnedFd, removes_placeholders: bool) -> io::Result<()> {
+    for name in BARE_NAMES.iter().filter(|_| removes_placeholders) {
+        placeholder::remove(directory, name, Placeholder::Socket)?;
+    }
+    Ok(())
 }
 
 /// Opens a directory without links in its path. An agent may have taken the right to read it from its owner.
@@ -264,15 +356,17 @@ fn open_own_directory(directory: impl AsFd, path: impl Arg + Copy) -> Result<Own
             ResolveFlags::NO_SYMLINKS,
         )
     };
-    match open(OFlags::RDONLY) {
-        Err(Errno::ACCESS) => {
-            let found = open(OFlags::PATH)?;
-            let descriptor = format!("/proc/self/fd/{}", found.as_raw_fd());
-            rustix::fs::chmod(descriptor, Mode::RWXU)?;
-            open(OFlags::RDONLY)
-        }
-        other => other,
+    let found = open(OFlags::PATH)?;
+    let mode = Mode::from_raw_mode(fstat(&found)?.st_mode);
+    if !mode.contains(Mode::RWXU) {
+        // Of another owner, this fails, and opening it reports that.
+        let descriptor = format!("/proc/self/fd/{}", found.as_raw_fd());
+        let _ = rustix::fs::chmod(
+            descriptor,
+            (mode | Mode::RWXU) & Mode::from_raw_mode(0o7777),
+        );
     }
+    open(OFlags::RDONLY)
 }
 
 fn remove_path(path: &Path) -> io::Result<()> {

@@ -74,7 +74,8 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
     }
     let keys = options.applies(Restriction::Keyrings).then_some(KEYS);
     let keys = keys.into_iter().flatten().map(Path::new);
-    let parents = options.masked.iter().chain(&options.read_only);
+    let moved = options.moved.iter().map(|(_, target)| target);
+    let parents = options.masked.iter().chain(&options.read_only).chain(moved);
     let parents = parents.filter_map(|path| path.parent());
     let git = options.protected_git.iter().map(PathBuf::as_path);
     paths::pin(parents.chain(git), &options.protected)?;

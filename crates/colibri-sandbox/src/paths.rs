@@ -16,8 +16,9 @@ use rustix::path::Arg;
 
 use crate::{SandboxError, cannot, placeholder};
 
-/// The file by which git recognizes a directory as a repository.
-pub(crate) const BARE_HEAD: (&str, Placeholder) = ("HEAD", Placeholder::Socket);
+/// The names by which git recognizes a directory as a bare repository. Without one of them it does not, even if `.git` is invalid: a
+/// socket stands for the first that does not exist. Another `HEAD` would make words of commands ambiguous.
+pub(crate) const BARE_NAMES: [&str; 3] = ["refs", "objects", "HEAD"];
 /// Placeholder of a missing path that is read-only: git reads it as an empty file, and finds no hooks in it.
 pub(crate) const MISSING: Placeholder = Placeholder::File("");
 
@@ -171,8 +172,8 @@ pub(crate) fn protect(path: &Path, unprotected: &[PathBuf]) -> Result<(), Sandbo
         return Ok(());
     };
     let protection = Protection { unprotected };
-    if open_in(&directory, "HEAD").is_ok() && open_in(&directory, "objects").is_ok() {
-        // A bare repository.
+    if !protection.prevent_bare_repository(&directory, path)? {
+        // It is one.
         protection.apply_names_in_git(&directory, path)?;
     }
     for (name, placeholder) in PROTECTED_PATHS {
@@ -190,12 +191,7 @@ pub(crate) fn protect(path: &Path, unprotected: &[PathBuf]) -> Result<(), Sandbo
             {
                 protection.apply_in_git(&directory, &git, &shown)?;
             }
-            _ => {
-                protection.apply(&directory, name, &shown, *placeholder)?;
-                // Without it, git takes the directory for no bare repository.
-                let (name, placeholder) = BARE_HEAD;
-                protection.apply(&directory, name, &path.join(name), placeholder)?;
-            }
+            _ => protection.apply(&directory, name, &shown, *placeholder)?,
         }
     }
     Ok(())
@@ -206,7 +202,14 @@ pub(crate) fn protect_git(path: &Path, unprotected: &[PathBuf]) -> Result<(), Sa
     let Some(directory) = open_if_directory(path)? else {
         return Ok(());
     };
-    Protection { unprotected }.apply_names_in_git(&directory, path)
+    let protection = Protection { unprotected };
+    if path.ends_with(GIT_DIRECTORY)
+        && let Some(tree) = path.parent()
+        && let Some(opened) = open_if_directory(tree)?
+    {
+        protection.prevent_bare_repository(&opened, tree)?;
+    }
+    protection.apply_names_in_git(&directory, path)
 }
 
 /// Opens a directory; `None` for a file and for what a mask hides.
@@ -252,6 +255,31 @@ struct Protection<'a> {
 impl Protection<'_> {
     fn is_open(&self, path: &Path) -> bool {
         self.unprotected.iter().any(|open| path.starts_with(open))
+    }
+
+    /// Makes it impossible that the agent completes a bare repository. Returns whether the directory can become none.
+    fn prevent_bare_repository(
+        &self,
+        directory: &OwnedFd,
+        path: &Path,
+    ) -> Result<bool, SandboxError> {
+        for name in BARE_NAMES {
+            if open_in(directory, name).is_err_and(|error| error == Errno::NOENT)
+                || self.is_placeholder(directory, name)
+            {
+                self.apply(directory, name, &path.join(name), Placeholder::Socket)?;
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Returns whether a name is a socket, as of another agent in the directory.
+    fn is_placeholder(&self, directory: &OwnedFd, name: &str) -> bool {
+        let opened = open_in(directory, name).map_err(io::Error::from);
+        opened
+            .and_then(|opened| file_type(&opened))
+            .is_ok_and(|kind| kind == FileType::Socket)
     }
 
     /// Returns whether a path inside `path` is unprotected.
