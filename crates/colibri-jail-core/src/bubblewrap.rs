@@ -461,18 +461,21 @@ impl Bubblewrap {
         (program, words)
     }
 
-    /// Returns the descriptors of the mounts in which there may be placeholders.
-    fn locked(&self, jail: &EphemeralJail) -> Vec<i32> {
-        let has_placeholders = |path: &JailPath| {
-            let mut mounts = jail.mounts.iter();
-            mounts.any(|mount| {
-                mount.source == *path && !mount.read_only && mount.protection != Protection::Nothing
-            })
-        };
-        let held = self.held_paths(jail).into_iter();
-        let mut found: Vec<HeldPath> = held.filter(|held| has_placeholders(&held.path)).collect();
-        found.dedup_by(|one, other| one.path == other.path);
-        found.iter().map(|held| held.descriptor).collect()
+    /// Returns the directories of the host in which there may be placeholders: workspaces, and the working trees of repositories in them.
+    fn locked(jail: &EphemeralJail) -> BTreeSet<String> {
+        let mounts = jail.mounts.iter();
+        let writable = mounts
+            .filter(|mount| !mount.read_only && mount.protection != Protection::Nothing)
+            .map(|mount| mount.source.to_string());
+        let nested = jail.sandbox.git_directories.iter().filter_map(|git| {
+            let on_host = crate::host_path(&jail.mounts, std::path::Path::new(git.as_str()))?;
+            let tree = match on_host.ends_with(crate::GIT_DIRECTORY) {
+                true => on_host.parent()?,
+                false => &on_host,
+            };
+            tree.to_str().map(str::to_owned)
+        });
+        writable.chain(nested).collect()
     }
 
     /// Returns the arguments of colibri-sandbox's part `run`.
@@ -494,8 +497,8 @@ impl Bubblewrap {
             }
             HostUser::Private => add(&mut words, &["--private-user"]),
         }
-        for descriptor in self.locked(jail) {
-            add(&mut words, &["--lock", &descriptor.to_string()]);
+        for directory in Self::locked(jail) {
+            add(&mut words, &["--lock", &directory]);
         }
         if jail.sandbox.host_user != HostUser::Caller {
             for held in self.held_paths(jail) {

@@ -1,10 +1,13 @@
 //! A program and its arguments for execve(2), without a shell.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
-use crate::{CommandLineError, CredentialRule, EphemeralJail, JailPath, NetworkRule, Pid, Signal};
+use crate::{
+    CommandLineError, CredentialRule, EphemeralJail, JailPath, NetworkRule, Pid, Signal,
+    is_unprintable,
+};
 
 /// Number of the descriptor by which a proxy gets the pipe for its events. Above those that the shim and the standard library
 /// use.
@@ -176,8 +179,24 @@ impl fmt::Display for CommandLine {
 
 fn quote(word: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,+@%".contains(c);
+    let is_hidden = |c: char| is_unprintable(c) && !matches!(c, '\n' | '\t');
     if !word.is_empty() && word.chars().all(plain) {
         f.write_str(word)
+    } else if word.chars().any(is_hidden) {
+        // A terminal would obey or not show it.
+        f.write_str("$'")?;
+        for c in word.chars() {
+            match c {
+                '\'' | '\\' => write!(f, "\\{c}")?,
+                c if is_hidden(c) => {
+                    for byte in c.encode_utf8(&mut [0; 4]).bytes() {
+                        write!(f, "\\{byte:03o}")?;
+                    }
+                }
+                c => f.write_char(c)?,
+            }
+        }
+        f.write_str("'")
     } else {
         write!(f, "'{}'", word.replace('\'', "'\\''"))
     }
@@ -229,6 +248,10 @@ mod tests {
             (["/bin/sh", "-c", "echo hi"], "/bin/sh -c 'echo hi'"),
             (["a", "", "it's"], "a '' 'it'\\''s'"),
             (["a", "$x", "*"], "a '$x' '*'"),
+            (
+                ["a", "\u{1b}[2J'\\", "b\u{202e}"],
+                "a $'\\033[2J\\'\\\\' $'b\\342\\200\\256'",
+            ),
         ] {
             let [program, args @ ..] = words;
             assert_eq!(CommandLine::new(program, args).unwrap().to_string(), shown);

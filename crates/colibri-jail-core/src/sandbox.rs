@@ -223,10 +223,13 @@ pub const PROTECTED_PATHS: &[(&str, Placeholder)] = &[
 pub const GIT_DIRECTORY: &str = ".git";
 
 /// Names in a directory `.git` that are read-only. `commondir` names the directory of `config` and `hooks`
-/// (gitrepository-layout(5)); this content names the same directory.
+/// (gitrepository-layout(5)); this content names the same directory. The locks prevent that git replaces `config` by a file that no
+/// mount protects.
 pub const PROTECTED_IN_GIT: &[(&str, Placeholder)] = &[
     ("config", Placeholder::Socket),
     ("config.worktree", Placeholder::Socket),
+    ("config.lock", Placeholder::Socket),
+    ("config.worktree.lock", Placeholder::Socket),
     ("hooks", Placeholder::Directory),
     ("commondir", Placeholder::File(".\n")),
     ("modules", Placeholder::Directory),

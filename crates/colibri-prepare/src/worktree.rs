@@ -126,9 +126,16 @@ fn nested_repositories(source: &Path) -> Result<Vec<PathBuf>, String> {
                     return Err(too_many(&format!("than {MAX_DIRECTORIES} directories")));
                 }
                 let git = entry.path().join(GIT_DIRECTORY);
-                let data = git.symlink_metadata();
-                if data.is_ok_and(|data| data.is_dir() || data.is_file()) {
-                    found.push(git);
+                match git.symlink_metadata() {
+                    Ok(data) if data.is_symlink() => {
+                        return Err(format!(
+                            "contains {}, a symbolic link that an agent could replace; replace it by a file (git-init(1), --separate-git-dir), or give --unprotect {}",
+                            git.display(),
+                            source.display()
+                        ));
+                    }
+                    Ok(data) if data.is_dir() || data.is_file() => found.push(git),
+                    _ => {}
                 }
                 next.push(entry.path());
             }
@@ -210,16 +217,8 @@ fn references(tree: &Path, home: Option<&Path>) -> Vec<PathBuf> {
         .chain(&common)
         .map(PathBuf::as_path)
         .collect();
-    let hooks = directories
-        .iter()
-        .filter_map(|path| fs::read_dir(path.join("hooks")).ok());
-    let mut found: Vec<PathBuf> = hooks
-        .flatten()
-        .flatten()
-        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()))
-        .map(|entry| entry.path())
-        .take(MAX_REFERENCES)
-        .collect();
+    let hooks = directories.iter().map(|path| path.join("hooks"));
+    let mut found: Vec<PathBuf> = hooks.flat_map(|path| links_in(&path)).collect();
     let own = directories
         .iter()
         .flat_map(|path| [path.join("config"), path.join("config.worktree")]);
@@ -246,7 +245,11 @@ fn references(tree: &Path, home: Option<&Path>) -> Vec<PathBuf> {
         let named = named_paths(&String::from_utf8_lossy(&config));
         for path in named.into_iter().take(MAX_REFERENCES) {
             match path {
-                NamedPath::Hooks(path) => found.push(expand(tree, &path)),
+                NamedPath::Hooks(path) => {
+                    let hooks = expand(tree, &path);
+                    found.extend(links_in(&hooks));
+                    found.push(hooks);
+                }
                 NamedPath::Include(path) => {
                     let path = expand(file.parent().unwrap_or(tree), &path);
                     found.push(path.clone());
@@ -256,6 +259,16 @@ fn references(tree: &Path, home: Option<&Path>) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Returns the links in a directory of hooks.
+fn links_in(hooks: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(hooks).into_iter().flatten().flatten();
+    let links = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_symlink()));
+    links
+        .map(|entry| entry.path())
+        .take(MAX_REFERENCES)
+        .collect()
 }
 
 /// Returns the real path, or that of the first part of it that does not exist, and the links on the way; `None` for a cycle of links.

@@ -23,21 +23,14 @@ use crate::{EXIT_FAILURE, SandboxError, cannot, index, placeholder, report};
 
 /// Directory of the histories of references in a repository, to which git appends lines.
 const LOGS: &str = "logs";
-/// Directories of a repository in which links are searched; git writes in them.
-const SEARCHED: &[&str] = &[
-    LOGS,
-    "info",
-    "refs",
-    "rebase-apply",
-    "rebase-merge",
-    "sequencer",
-];
+/// Directories of a repository in which no links are searched: they are large, and git writes no words of users there.
+const LARGE: &[&str] = &["annex", "lfs", "objects"];
 /// Maximum size of an index, in bytes.
 const MAX_INDEX: u64 = 256 << 20;
-/// Maximum depth of directories in [`SEARCHED`] that are searched.
+/// Maximum depth of other directories that are searched for links.
 const MAX_DEPTH: usize = 64;
 /// Maximum number of entries there that are searched.
-const MAX_ENTRIES: usize = 100_000;
+const MAX_ENTRIES: usize = 1_000_000;
 /// Names in the directory of a repository to which git writes, and which are examined first.
 const WRITTEN: &[&str] = &[
     "AUTO_MERGE",
@@ -132,27 +125,20 @@ impl Cleaner {
                     Err(Errno::NOTDIR) => return Ok(()),
                     other => other?,
                 };
-                let mut removes_placeholders = !is_busy;
-                if part == Part::Workspace {
-                    match Exclusive::try_lock(&directory) {
-                        Ok(Some(lock)) => self.locks.push(lock),
-                        Ok(None) => {
-                            self.busy.push(path.to_owned());
-                            removes_placeholders = false;
-                        }
-                        // Without locks, a placeholder that is removed ends the sandbox which it protects.
-                        Err(_) => {}
+                let tree = match path.parent() {
+                    Some(tree) if part == Part::Git && path.ends_with(GIT_DIRECTORY) => {
+                        Some(open_own_directory(CWD, tree)?)
                     }
+                    _ => None,
+                };
+                let removes_placeholders = self.lock(tree.as_ref().unwrap_or(&directory))?;
+                if !removes_placeholders {
+                    self.busy.push(path.to_owned());
                 }
                 match part {
                     Part::Git => {
-                        if path.ends_with(GIT_DIRECTORY)
-                            && let Some(tree) = path.parent()
-                        {
-                            remove_bare_names(
-                                &open_own_directory(CWD, tree)?,
-                                removes_placeholders,
-                            )?;
+                        if let Some(tree) = tree {
+                            remove_bare_names(&tree, removes_placeholders)?;
                         }
                         self.clean_git(&directory, removes_placeholders)
                     }
@@ -160,6 +146,17 @@ impl Cleaner {
                 }
             }
         }
+    }
+
+    /// Locks a directory until the end. Returns whether no other agent needs the placeholders in it.
+    fn lock(&mut self, directory: &OwnedFd) -> io::Result<bool> {
+        match Exclusive::try_lock(directory) {
+            Ok(Some(lock)) => self.locks.push(lock),
+            Ok(None) => return Ok(false),
+            // Without locks, a placeholder that is removed ends the sandbox which it protects.
+            Err(_) => {}
+        }
+        Ok(true)
     }
 
     fn clean_workspace(
@@ -172,8 +169,14 @@ impl Cleaner {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
             Err(error) => return Err(error.into()),
         }
-        let is_directory = |name| open_own_directory(directory, name).is_ok();
-        if is_directory("objects") && is_directory("refs") {
+        let has = |name: &str, kind| {
+            let found = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW);
+            found.is_ok_and(|found| FileType::from_raw_mode(found.st_mode) == kind)
+        };
+        let is_bare = has("HEAD", FileType::RegularFile)
+            && has("objects", FileType::Directory)
+            && has("refs", FileType::Directory);
+        if is_bare {
             // A bare repository.
             self.clean_git(directory, removes_placeholders)?;
         }
@@ -196,6 +199,7 @@ impl Cleaner {
         for name in WRITTEN {
             self.remove_link(git, OsStr::new(name))?;
         }
+        let mut directories = Vec::new();
         for entry in Dir::read_from(git)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
@@ -208,9 +212,13 @@ impl Cleaner {
             if is_index(name) {
                 self.refuse_index(git, name)?;
             }
+            let is_other = name != "." && name != ".." && !LARGE.iter().any(|large| name == *large);
+            if entry.file_type() == FileType::Directory && is_other && !is_protected {
+                directories.push(name.to_owned());
+            }
         }
-        for name in SEARCHED {
-            let directory = match open_own_directory(git, *name) {
+        for name in directories {
+            let directory = match open_own_directory(git, &*name) {
                 Ok(directory) => directory,
                 Err(Errno::NOENT | Errno::NOTDIR) => continue,
                 Err(error) => return Err(error.into()),
@@ -218,11 +226,7 @@ impl Cleaner {
             let searched = self.remove_links(&directory, MAX_DEPTH, &mut { MAX_ENTRIES });
             if let Err(error) = searched {
                 // git makes a new one.
-                self.set_aside(
-                    git,
-                    OsStr::new(name),
-                    &format!("it may contain links: {error}"),
-                )?;
+                self.set_aside(git, &name, &format!("it may contain links: {error}"))?;
             }
         }
         Ok(())

@@ -14,8 +14,8 @@ use colibri_sys::known_daemons::KnownDaemons;
 use rustix::fs::{FlockOperation, OFlags, flock, fstat};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
-/// Timeout for a lock; the end of another agent holds it for a moment.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// Timeout for a lock: longer than that of the clean-up after another agent.
+const TIMEOUT: Duration = Duration::from_secs(35);
 /// Delay before a lock is tried again.
 const RETRY: Duration = Duration::from_millis(10);
 /// Maximum number of times that a lock file is replaced meanwhile.
@@ -54,26 +54,32 @@ impl Drop for Exclusive {
     }
 }
 
-/// Locks the directory that an inherited descriptor names, for this process and its children.
-pub(crate) fn shared(number: i32) -> Option<OwnedFd> {
-    let data = fs::metadata(format!("/proc/self/fd/{number}")).ok()?;
-    let locked = lock_shared(&path_of(data.dev(), data.ino()).ok()?).ok()??;
-    fcntl_setfd(&locked, FdFlags::empty()).ok()?;
-    Some(locked.into())
-}
-
-fn lock_shared(path: &Path) -> io::Result<Option<File>> {
+/// Locks a directory, for this process and its children; `None` if locks cannot be used here.
+///
+/// # Errors
+/// The end of another agent takes too long.
+pub(crate) fn shared(directory: &Path) -> io::Result<Option<OwnedFd>> {
+    let Ok(path) = fs::metadata(directory).and_then(|data| path_of(data.dev(), data.ino())) else {
+        return Ok(None);
+    };
     let deadline = Instant::now() + TIMEOUT;
-    while Instant::now() < deadline {
-        let file = open(path)?;
+    loop {
+        let file = open(&path)?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) if is_current(&file, path) => return Ok(Some(file)),
+            Ok(()) if is_current(&file, &path) => {
+                fcntl_setfd(&file, FdFlags::empty())?;
+                return Ok(Some(file.into()));
+            }
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => std::thread::sleep(RETRY),
             Err(error) => return Err(error.into()),
         }
+        if Instant::now() > deadline {
+            return Err(io::Error::other(
+                "another agent ended there, and its clean-up lasts; start this one again",
+            ));
+        }
     }
-    Ok(None)
 }
 
 /// Returns the path of the lock file of a directory.

@@ -33,8 +33,8 @@ pub(crate) struct Run {
     pub(crate) user: User,
     /// Descriptors of mount sources, which `run` replaces by those of mounts that show the user as the owner.
     pub(crate) held: Vec<i32>,
-    /// Descriptors of directories in which no other agent may remove placeholders meanwhile.
-    pub(crate) locked: Vec<i32>,
+    /// Directories in which no other agent may remove placeholders meanwhile.
+    pub(crate) locked: Vec<PathBuf>,
     /// Descriptors to open for passwd(5) and group(5) with the private user.
     pub(crate) user_tables: Option<(i32, i32)>,
     pub(crate) command: Command,
@@ -127,7 +127,7 @@ impl Run {
                     let (passwd, group) = words.value()?.to_str()?.split_once(':')?;
                     user_tables = Some((passwd.parse().ok()?, group.parse().ok()?));
                 }
-                "--lock" => locked.push(words.value()?.to_str()?.parse().ok()?),
+                "--lock" => locked.push(words.value()?.into()),
                 "--held" => held.push(words.value()?.to_str()?.parse().ok()?),
                 _ => return None,
             }

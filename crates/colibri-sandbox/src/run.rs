@@ -27,10 +27,11 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
     };
     setrlimit(Resource::Nofile, raised).map_err(cannot("raise the limit of open files"))?;
     kernel::new_session_keyring().map_err(cannot("leave the session keyring"))?;
-    let locks = options.locked.iter().map(|number| lock::shared(*number));
-    let locks: Vec<_> = locks.flatten().collect();
-    // The init process inherits them, and they end with it.
-    std::mem::forget(locks);
+    for directory in &options.locked {
+        let failed = || cannot(format!("lock {}", directory.display()));
+        // The init process inherits it, and it ends with it.
+        std::mem::forget(lock::shared(directory).map_err(failed())?);
+    }
     if options.user != User::Caller {
         private_user::become_user(options.user, &options.held)?;
     }

@@ -333,6 +333,25 @@ impl Spawn {
     }
 }
 
+/// Directories of the system, which the default sandbox does not show as the current directory: an agent of root's daemon could read
+/// what only root may.
+const SYSTEM: &[&str] = &[
+    "/boot",
+    "/dev",
+    "/etc",
+    "/proc",
+    "/run",
+    "/sys",
+    "/var/backups",
+    "/var/cache",
+    "/var/db",
+    "/var/lib",
+    "/var/log",
+    "/var/mail",
+    "/var/run",
+    "/var/spool",
+];
+
 /// Adds the current directory to the mounts of a sandbox, read-only, and returns it as the working directory. The home
 /// directory and those above it are not shown.
 fn show_current_directory(
@@ -345,9 +364,13 @@ fn show_current_directory(
     if jail.mounts.iter().any(shows) {
         return Ok(Some(directory));
     }
-    if path == Path::new("/") || std::env::home_dir().is_some_and(|home| home.starts_with(path)) {
+    let is_system = SYSTEM.iter().any(|system| path.starts_with(system));
+    if path == Path::new("/")
+        || is_system
+        || std::env::home_dir().is_some_and(|home| home.starts_with(path))
+    {
         output::message(
-            "the agent does not see the current directory, because it contains the home directory; change to the directory of a project, or give --workspace",
+            "the agent does not see the current directory, because it contains the home directory or is one of the system; change to the directory of a project, or give --workspace or --mount",
         );
         return Ok(None);
     }
