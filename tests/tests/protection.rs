@@ -206,17 +206,25 @@ fn placeholders_remain_until_the_last_agent_ends() {
 fn replaced_protected_file_ends_the_sandbox() {
     let daemon = Daemon::start();
     let repository = Repository::create();
+    fs::write(repository.path.join(".envrc"), "").unwrap();
     let sandbox = ["--jail-path", "/", "--workspace", repository.text()];
     let id = daemon.spawn(&[&sandbox[..], &["--", "sh", "-c", "echo up; sleep 1000; :"]].concat());
     wait_until("the agent runs", || daemon.stdout(&id) == b"up\n");
-    // git replaces the file by rename(2).
-    repository.git(&["config", "user.name", "other"]);
+    // git cannot replace its configuration meanwhile.
+    let mut git = Command::new("git");
+    let git = git
+        .args(["-c", "safe.directory=*", "-C", repository.text()])
+        .args(["config", "user.name", "other"]);
+    assert!(!git.output().unwrap().status.success());
+    fs::write(repository.path.join("new"), "").unwrap();
+    fs::rename(repository.path.join("new"), repository.path.join(".envrc")).unwrap();
     assert_eq!(daemon.wait(&id), Some(125));
     let message = daemon.cli_ok(&["logs", "--stream", "stderr", &id]);
     assert!(
-        message.contains(".git/config was replaced outside of the sandbox"),
+        message.contains(".envrc was replaced outside of the sandbox"),
         "{message}"
     );
+    repository.git(&["config", "user.name", "other"]);
 }
 
 #[test]
