@@ -11,7 +11,8 @@ use std::process::{Command, ExitCode};
 use colibri_jail_core::{PROXY_PORT, PROXY_VARIABLE, Restriction, USER_VARIABLE};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount};
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, WaitOptions, set_dumpable_behavior, setrlimit, wait,
+    DumpableBehavior, Resource, Rlimit, WaitOptions, getrlimit, set_dumpable_behavior, setrlimit,
+    wait,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -123,8 +124,14 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         (Resource::Nproc, options.processes),
         (Resource::Sigpending, Some(PENDING_SIGNALS)),
     ];
+    // A lower limit of the daemon applies already.
+    let lowered = limits.map(|(resource, limit)| {
+        let present = getrlimit(resource).maximum;
+        let limit = limit.map(|limit| present.map_or(limit, |present| present.min(limit)));
+        (resource, limit)
+    });
     restrict_before_exec(&mut agent, move || {
-        for (resource, limit) in limits {
+        for (resource, limit) in lowered {
             if limit.is_some() {
                 let limit = Rlimit {
                     current: limit,
