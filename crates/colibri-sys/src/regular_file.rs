@@ -32,7 +32,7 @@ pub fn open(path: &Path) -> io::Result<File> {
     require_regular(file)
 }
 
-/// Opens a regular file as [`open`], but follows only symbolic links in [`SYSTEM`] that are root's: others may be those of an agent,
+/// Opens a regular file as [`open`], but follows only symbolic links of root in directories of the system: others may be those of an agent,
 /// which would choose a file that it cannot read itself.
 ///
 /// # Errors
