@@ -72,6 +72,22 @@ pub fn test_directory() -> TempDir {
         .unwrap()
 }
 
+/// Returns all Rust files below a directory, sorted.
+#[must_use]
+pub fn rust_files(directory: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            files.extend(rust_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    files
+}
+
 /// Writes a file with this mode.
 pub fn write_file(path: &Path, text: &str, mode: u32) {
     fs::write(path, text).unwrap();

@@ -14,8 +14,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use colibri_tests::helper::{create_user, uid};
 use colibri_tests::{
-    is_root_or_skipped, kill_9, kill_shims, processes_with, program, repository, test_directory,
-    text, wait_until,
+    is_root_or_skipped, kill_9, kill_shims, processes_with, program, repository, rust_files,
+    test_directory, text, wait_until,
 };
 use serde::Deserialize;
 
@@ -578,20 +578,6 @@ fn table_of_protections_names_existing_tests() {
         }
     }
     assert!(names > 30, "{names} names");
-}
-
-/// Returns all source files in a directory.
-fn rust_files(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files
 }
 
 /// Prints the table if that is requested, and panics if an attempt is open.

@@ -5,25 +5,10 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
-use colibri_tests::{backquoted, read, repository, text};
-
-/// Returns all Rust files below a directory.
-fn rust_files(directory: &Path) -> Vec<PathBuf> {
-    let mut files = Vec::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            files.extend(rust_files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") {
-            files.push(path);
-        }
-    }
-    files.sort();
-    files
-}
+use colibri_tests::{backquoted, read, repository, rust_files, text};
 
 /// Returns the number of lines of a file without blank lines, comments and tests.
 fn lines_of_code(path: &Path) -> usize {

@@ -118,7 +118,10 @@ impl Cleaner {
         match part {
             Part::Path if is_busy => Ok(()),
             Part::Path => remove_path(path),
-            Part::Logs => self.remove_links_in_logs(&open_own_directory(CWD, path)?),
+            Part::Logs => {
+                let logs = open_own_directory(CWD, path)?;
+                self.remove_links(&logs, MAX_DEPTH, &mut { MAX_ENTRIES })
+            }
             Part::Workspace | Part::Git => {
                 let directory = match open_own_directory(CWD, path) {
                     // A mounted file.
@@ -269,10 +272,6 @@ impl Cleaner {
             aside.display()
         ));
         Ok(())
-    }
-
-    fn remove_links_in_logs(&mut self, logs: &OwnedFd) -> io::Result<()> {
-        self.remove_links(logs, MAX_DEPTH, &mut { MAX_ENTRIES })
     }
 
     fn remove_links(
