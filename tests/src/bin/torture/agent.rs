@@ -39,9 +39,10 @@ impl SpawnRequest {
             "args": [reports.socket(), token, seed, code.to_string()],
         });
         if random.u8(..3) == 0 {
-            // The writer is mounted, because the private /tmp of a sandbox hides a repository below /tmp.
+            // A sandbox hides a repository below /tmp, and the socket of the reports.
             let mount = json!({"source": writer, "target": WRITER_INSIDE, "read_only": true});
-            params["jail"] = json!({"path": "/", "mounts": [mount]});
+            let reports = json!({"source": reports.socket()});
+            params["jail"] = json!({"path": "/", "mounts": [mount, reports], "lift": ["unix-sockets", "landlock"]});
             params["program"] = json!(WRITER_INSIDE);
         }
         Self {
