@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use colibri_client::{Notification, StreamChoice, SubscribeParams};
+use colibri_client::{MountConfig, Notification, StreamChoice, SubscribeParams};
 
 use super::{Peer, SpawnPeer, StorePeer, check_stored};
 use crate::colibri::{Colibri, next_event};
@@ -81,7 +81,14 @@ impl Peer for ColibriStore {
 impl StorePeer for ColibriStore {
     fn store(&mut self, file: &Path, bytes: u64) -> Result<Duration> {
         let path = file.to_str().context("the file's name is not UTF-8")?;
-        let params = Colibri::params(&["cat", path], self.sandbox);
+        let mut params = Colibri::params(&["cat", path], self.sandbox);
+        if let Some(jail) = &mut params.jail {
+            jail.mounts.push(MountConfig {
+                source: path.to_owned(),
+                target: None,
+                read_only: true,
+            });
+        }
         let directory = self.colibri.directory().to_owned();
         let directory = directory.as_path();
         let (client, events) = (&self.colibri.client, &mut self.colibri.events);

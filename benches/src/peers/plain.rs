@@ -44,13 +44,13 @@ impl StorePeer for Cat {
     }
 }
 
-/// bwrap(1) with the arguments that Colibri passes, and a pipe.
+/// bwrap(1) and a pipe.
 pub(super) struct Bubblewrap;
 
 pub(super) const BWRAP: &str = "bwrap and a pipe";
 pub(super) const BWRAP_CAT: &str = "bwrap cat and a pipe to cat > file";
 
-/// The command line of the sandbox that `colibri explain --jail-path /` prints.
+/// A sandbox with the namespaces of Colibri's, which shows the whole root and has no filter of system calls.
 const BWRAP_COMMAND: &[&str] = &[
     "/usr/bin/bwrap",
     "--unshare-user",

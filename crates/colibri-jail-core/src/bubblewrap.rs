@@ -64,6 +64,8 @@ const PRIVATE_SIZE: &str = "2147483648";
 const SHARED_MEMORY_SIZE: &str = "536870912";
 /// Numbers of the descriptors from which bwrap reads user tables with the private user of an agent, and their paths.
 const USER_TABLES: [(&str, &str); 2] = [("30", "/etc/passwd"), ("31", "/etc/group")];
+/// Number of the descriptor from which bwrap mounts colibri-sandbox: the user of the agent may be unable to reach its path.
+const PROGRAM_DESCRIPTOR: &str = "32";
 /// Number of the first descriptor of a held path: above those that the shim and the standard library use.
 const FIRST_HELD: i32 = 200;
 /// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
@@ -337,10 +339,7 @@ impl Bubblewrap {
             };
             add(args, &[bind, &descriptor, &target]);
         }
-        add(
-            args,
-            &["--ro-bind", sandbox.program.as_str(), SANDBOX_INSIDE],
-        );
+        add(args, &["--ro-bind-fd", PROGRAM_DESCRIPTOR, SANDBOX_INSIDE]);
         if jail.path != JailPath::root() {
             for library in &sandbox.libraries {
                 let inside = library_inside(library);
@@ -497,6 +496,7 @@ impl Bubblewrap {
             }
             HostUser::Private => add(&mut words, &["--private-user"]),
         }
+        add(&mut words, &["--program", PROGRAM_DESCRIPTOR]);
         for directory in Self::locked(jail) {
             add(&mut words, &["--lock", &directory]);
         }

@@ -35,6 +35,8 @@ pub(crate) struct Run {
     pub(crate) held: Vec<i32>,
     /// Directories in which no other agent may remove placeholders meanwhile.
     pub(crate) locked: Vec<PathBuf>,
+    /// Descriptor to open for this program.
+    pub(crate) program: Option<i32>,
     /// Descriptors to open for passwd(5) and group(5) with the private user.
     pub(crate) user_tables: Option<(i32, i32)>,
     pub(crate) command: Command,
@@ -110,7 +112,7 @@ impl Run {
     pub(crate) fn parse(words: &[OsString]) -> Option<Result<Self, SandboxError>> {
         let mut words = Words::split(words)?;
         let (mut user, mut held, mut user_tables) = (User::Caller, Vec::new(), None);
-        let mut locked = Vec::new();
+        let (mut locked, mut program) = (Vec::new(), None);
         while let Some(option) = words.value() {
             match option.to_str()? {
                 "--private-user" => user = User::Private,
@@ -127,6 +129,7 @@ impl Run {
                     let (passwd, group) = words.value()?.to_str()?.split_once(':')?;
                     user_tables = Some((passwd.parse().ok()?, group.parse().ok()?));
                 }
+                "--program" => program = Some(words.value()?.to_str()?.parse().ok()?),
                 "--lock" => locked.push(words.value()?.into()),
                 "--held" => held.push(words.value()?.to_str()?.parse().ok()?),
                 _ => return None,
@@ -136,6 +139,7 @@ impl Run {
             user,
             held,
             locked,
+            program,
             user_tables,
             command: words.command,
         }))
@@ -200,11 +204,12 @@ mod tests {
     fn arguments_are_parsed_or_refused() {
         let run = |text| Run::parse(&words(text)).map(Result::unwrap);
         assert_eq!(
-            run("--user 5:6 --held 10 --held 11 -- bwrap --x").unwrap(),
+            run("--user 5:6 --program 9 --held 10 --held 11 -- bwrap --x").unwrap(),
             Run {
                 user: User::Ids { uid: 5, gid: 6 },
                 held: vec![10, 11],
                 locked: vec![],
+                program: Some(9),
                 user_tables: None,
                 command: Command {
                     program: "bwrap".into(),

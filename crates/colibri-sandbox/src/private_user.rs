@@ -41,8 +41,13 @@ const HOLDER_TIMEOUT: Timespec = Timespec {
 /// Mount point for the mounts of one agent, in its own mount namespace.
 const STAGE: &str = "/run/colibri-stage";
 
-/// Gives this process separate mounts, in which the held files belong to the user, and becomes the user.
-pub(crate) fn become_user(user: User, held: &[i32]) -> Result<(), SandboxError> {
+/// Gives this process separate mounts, in which the held files belong to the user, and becomes the user. The descriptor
+/// `program` is placed in these mounts with its owner unchanged, because the user may be unable to reach its path.
+pub(crate) fn become_user(
+    user: User,
+    held: &[i32],
+    program: Option<i32>,
+) -> Result<(), SandboxError> {
     let (uid, gid) = match user {
         User::Ids { uid, gid } => (uid, gid),
         User::Private => {
@@ -51,7 +56,7 @@ pub(crate) fn become_user(user: User, held: &[i32]) -> Result<(), SandboxError> 
         }
         User::Caller => return Ok(()),
     };
-    stage(held, uid, gid)?;
+    stage(held, program, uid, gid)?;
     set_user(uid, gid).map_err(cannot(format!("become user {uid}")))
 }
 
@@ -153,14 +158,18 @@ pub(crate) fn open_user_tables(numbers: (i32, i32), uid: u32) -> io::Result<()> 
     Ok(())
 }
 
-/// Replaces the held descriptors by those of mounts that belong to the user.
-fn stage(held: &[i32], uid: u32, gid: u32) -> Result<(), SandboxError> {
+/// Replaces the held descriptors by those of mounts that belong to the user, and `program` by that of a mount.
+fn stage(held: &[i32], program: Option<i32>, uid: u32, gid: u32) -> Result<(), SandboxError> {
     let mut copies = Vec::new();
     // The copies come from the mounts of the host, which the new namespace lacks.
-    for &number in held {
+    for number in held.iter().copied().chain(program) {
         let source =
             take_inherited(number).ok_or_else(|| format!("descriptor {number} is not open"))?;
-        copies.push((number, copy_for_user(&source, uid, gid)?, source));
+        let copy = match program == Some(number) {
+            true => clone_tree(&source).map_err(cannot("copy the mount of this program"))?,
+            false => copy_for_user(&source, uid, gid)?,
+        };
+        copies.push((number, copy, source));
     }
     let failed = |what: &str| cannot::<io::Error>(format!("{what} for an agent's mounts"));
     let separate = || -> io::Result<()> {

@@ -6,8 +6,9 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use colibri_jail_core::USER_VARIABLE;
+use colibri_sys::descriptors::duplicate_to;
 use colibri_sys::kernel;
-use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::lock;
@@ -32,8 +33,19 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
         // The init process inherits it, and it ends with it.
         std::mem::forget(lock::shared(directory).map_err(failed())?);
     }
+    if let Some(number) = options.program {
+        openat(
+            CWD,
+            "/proc/self/exe",
+            OFlags::PATH | OFlags::CLOEXEC,
+            Mode::empty(),
+        )
+        .map_err(Into::into)
+        .and_then(|program| duplicate_to(&program, number))
+        .map_err(cannot("open this program"))?;
+    }
     if options.user != User::Caller {
-        private_user::become_user(options.user, &options.held)?;
+        private_user::become_user(options.user, &options.held, options.program)?;
     }
     if kernel::is_host_root() {
         return Err(
