@@ -65,7 +65,7 @@ const SHARED_MEMORY_SIZE: &str = "536870912";
 /// Numbers of the descriptors from which bwrap reads user tables with the private user of an agent, and their paths.
 const USER_TABLES: [(&str, &str); 2] = [("30", "/etc/passwd"), ("31", "/etc/group")];
 /// Number of the descriptor from which bwrap mounts colibri-sandbox: the user of the agent may be unable to reach its path.
-const PROGRAM_DESCRIPTOR: &str = "32";
+const PROGRAM_DESCRIPTOR: &str = "29";
 /// Number of the first descriptor of a held path: above those that the shim and the standard library use.
 const FIRST_HELD: i32 = 200;
 /// Maximum number of arguments of bwrap(1), including those of the command (bubblewrap.c: MAX_ARGS).
