@@ -47,10 +47,15 @@ impl KnownDaemons {
     /// # Errors
     /// The file system; or another user can write to it.
     pub fn create(&self) -> io::Result<&Path> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)?;
+        match fs::DirBuilder::new().mode(0o700).create(&self.directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("cannot create {}: {error}", self.directory.display()),
+                ));
+            }
+            _ => {}
+        }
         match self.is_trusted() {
             true => Ok(&self.directory),
             false => Err(io::Error::other(format!(
