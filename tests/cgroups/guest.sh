@@ -16,7 +16,8 @@ mount -t devtmpfs dev /dev
 mount -t tmpfs tmp /tmp
 mount -t cgroup2 cgroup /sys/fs/cgroup
 ip link set lo up
-chmod 1777 /tmp
+mkdir -p /run /var/tmp
+chmod 1777 /tmp /var/tmp
 
 number=0
 check() { # NAME COMMAND…
@@ -49,8 +50,9 @@ colibri_as() {
 suite() { # WHO CGROUP
     who=$1
     tree=$2
-    for jail in '' '--jail-path /'; do
-        shown="$who${jail:+ in a sandbox}"
+    for jail in --no-jail '--jail-path /'; do
+        shown=$who
+        [ "$jail" = --no-jail ] || shown="$who in a sandbox"
         # shellcheck disable=SC2086 # a list of words
         colibri_as "$who" run $jail --memory 64M -- sh -c "$greedy" >/tmp/out 2>/tmp/err
         code=$?
@@ -88,7 +90,7 @@ suite() { # WHO CGROUP
         check "$shown: nor does an agent whose shim was killed" test ! -e "$tree/$id"
     done
     # Each run of a restarted agent enters the same cgroup.
-    id=$(colibri_as "$who" spawn --processes 50 --restart always --restart-delay 1ms --restart-limit 3 -- sh -c 'grep ^0:: /proc/self/cgroup')
+    id=$(colibri_as "$who" spawn --processes 50 --restart always --restart-delay 1ms --restart-limit 3 --no-jail -- sh -c 'grep ^0:: /proc/self/cgroup')
     colibri_as "$who" wait "$id" >/dev/null 2>&1
     check "$who: each run is in the agent's cgroup" test "$(colibri_as "$who" logs "$id" | grep -c "/$id\$")" -eq 4
     check "$who: and it is removed with the last" test ! -e "$tree/$id"
@@ -119,11 +121,11 @@ start() {
 }
 start
 suite agent "$service"
-id=$(colibri_as agent spawn --processes 20 -- sleep 1000)
+id=$(colibri_as agent spawn --no-jail --processes 20 -- sleep 1000)
 colibri_as agent shutdown 2>/dev/null
 wait
 start
-colibri_as agent run --processes 20 -- true
+colibri_as agent run --no-jail --processes 20 -- true
 check 'the next daemon uses the same cgroup' test $? -eq 0
 colibri_as agent kill --grace 0s "$id" 2>/dev/null
 check 'and ends agents of the previous one' test ! -e "$service/$id"
@@ -132,7 +134,7 @@ wait
 
 # A cgroup with processes cannot have child cgroups with controllers.
 mkdir /sys/fs/cgroup/login
-sh -c 'echo $$ >/sys/fs/cgroup/login/cgroup.procs; mkdir -p /tmp/other; COLIBRI_SOCKET=/tmp/other/run/s COLIBRI_STATE_DIR=/tmp/other/state /bin/colibri run --processes 9 -- true' 2>/tmp/err
+sh -c 'echo $$ >/sys/fs/cgroup/login/cgroup.procs; mkdir -p /tmp/other; COLIBRI_SOCKET=/tmp/other/run/s COLIBRI_STATE_DIR=/tmp/other/state /bin/colibri run --no-jail --processes 9 -- true' 2>/tmp/err
 check 'limits in the cgroup of a login session are refused' has 'DelegateSubgroup=daemon' /tmp/err
 
 echo "1..$number"
