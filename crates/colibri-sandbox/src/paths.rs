@@ -142,8 +142,8 @@ fn open_directory_without_links(path: &Path) -> Result<OwnedFd, Errno> {
     openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)
 }
 
-/// Opens a path for use as a mount point. Links are followed, because the mask of what a link shows is needed.
-fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
+/// Opens a path for use in mounts. Links are followed, because the mask of what a link shows is needed.
+pub(crate) fn open_path(path: &Path) -> Result<OwnedFd, Errno> {
     openat(CWD, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
 }
 

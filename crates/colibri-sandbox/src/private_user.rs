@@ -19,7 +19,7 @@ use rustix::mount::{
 };
 
 use crate::options::User;
-use crate::paths::clone_tree;
+use crate::paths::{clone_tree, open_path};
 use crate::{SandboxError, cannot};
 
 /// First of the uids of agents: outside of the ranges that systemd, containers and distributions use
@@ -207,8 +207,7 @@ fn stage(held: &[i32], program: Option<i32>, uid: u32, gid: u32) -> Result<(), S
             MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
         )
         .map_err(cannot(format!("mount {path}")))?;
-        let staged = openat(CWD, &path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
-            .map_err(cannot(format!("open {path}")))?;
+        let staged = open_path(Path::new(&path)).map_err(cannot(format!("open {path}")))?;
         duplicate_to(&staged, number).map_err(cannot(format!("use descriptor {number}")))?;
     }
     Ok(())

@@ -3,16 +3,18 @@
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use colibri_jail_core::USER_VARIABLE;
-use colibri_sys::descriptors::duplicate_to;
+use colibri_sys::descriptors::place_at;
 use colibri_sys::kernel;
-use rustix::fs::{CWD, MemfdFlags, Mode, OFlags, SealFlags, fcntl_add_seals, memfd_create, openat};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::lock;
 use crate::options::{Run, User};
+use crate::paths::open_path;
 use crate::{SandboxError, cannot, private_user};
 
 /// Setting of the kernel by which AppArmor permits user namespaces to the programs of its profiles only.
@@ -34,15 +36,10 @@ pub(crate) fn run(options: Run) -> Result<ExitCode, SandboxError> {
         std::mem::forget(lock::shared(directory).map_err(failed())?);
     }
     if let Some(number) = options.program {
-        openat(
-            CWD,
-            "/proc/self/exe",
-            OFlags::PATH | OFlags::CLOEXEC,
-            Mode::empty(),
-        )
-        .map_err(Into::into)
-        .and_then(|program| duplicate_to(&program, number))
-        .map_err(cannot("open this program"))?;
+        open_path(Path::new("/proc/self/exe"))
+            .map_err(Into::into)
+            .and_then(|program| place_at(program, number))
+            .map_err(cannot("open this program"))?;
     }
     if options.user != User::Caller {
         private_user::become_user(options.user, &options.held, options.program)?;

@@ -193,13 +193,17 @@ fn tls_in_a_tunnel_to_any_port_names_its_host() {
     let mut stream = authority.client("localhost", proxy.tunnel(&host));
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
-    let mut stream = authority.client("other.example", proxy.tunnel(&host));
+    assert_tls_refused(authority.client("other.example", proxy.tunnel(&host)));
+    assert_eq!(server.requests().len(), 1);
+}
+
+/// Asserts that the proxy refuses a TLS connection, with an alert.
+fn assert_tls_refused(mut stream: impl Read + Write) {
     let error = stream
         .write_all(b"GET / HTTP/1.1\r\n\r\n")
         .and_then(|()| stream.read(&mut [0]).map(drop))
         .unwrap_err();
     assert!(error.to_string().contains("AccessDenied"), "{error}");
-    assert_eq!(server.requests().len(), 1);
 }
 
 #[test]
@@ -215,12 +219,7 @@ fn tunnel_must_be_for_its_host() {
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     assert!(read_head(&mut stream).starts_with("HTTP/1.1 200 "));
     // The same server by another name: domain fronting.
-    let mut stream = authority.client("localhost", proxy.tunnel(&host));
-    let error = stream
-        .write_all(b"GET / HTTP/1.1\r\n\r\n")
-        .and_then(|()| stream.read(&mut [0]).map(drop))
-        .unwrap_err();
-    assert!(error.to_string().contains("AccessDenied"), "{error}");
+    assert_tls_refused(authority.client("localhost", proxy.tunnel(&host)));
     assert_eq!(
         proxy.stderr_line(),
         format!(
