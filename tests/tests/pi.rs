@@ -157,10 +157,10 @@ fn status_shows_tools_turns_waits_and_errors() {
     let status = pi.daemon.cli_ok(&["status", &id]);
     assert!(status.contains("no such luck"), "{status}");
 
-    // pi ends when its stdin is closed.
+    // pi ends with code 0 when its stdin is closed, although its last work failed.
     pi.daemon.cli_ok(&["send", "--close", &id]);
     pi.daemon.cli_ok(&["wait", &id]);
-    assert_eq!(pi.daemon.agent(&id)["state"], "done");
+    assert_eq!(pi.daemon.agent(&id)["state"], "error");
 }
 
 #[test]

@@ -60,7 +60,7 @@ fn missing_answer_is_an_error_with_its_cause() {
         let (code, _, message) = run_cli(&daemon, &args);
         assert_eq!(code, Some(1), "{message}");
         assert!(
-            message.contains("did not respond") && message.contains("pi --mode rpc"),
+            message.contains("did not respond") && message.contains("colibri logs"),
             "{message}"
         );
     }

@@ -192,6 +192,7 @@ fn agent(number: u32) -> Agent {
         jail: Some(jail()),
         warnings: Vec::new(),
         runtime: AgentRuntime::Pi,
+        guessed: false,
         restart: None,
         run: 1,
         started_at: "2026-01-01T00:00:00.123Z".to_owned(),

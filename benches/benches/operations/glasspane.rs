@@ -26,6 +26,7 @@ pub(crate) fn all() -> Vec<Operation> {
     update.extend(b"\"}]}}\n");
     let update_length = update.len();
     let mut update_pane = Glasspane::new(AgentRuntime::Pi, 0);
+    update_pane.push_output(b"{\"type\":\"agent_start\"}\n", 0);
 
     let mut generic_pane = Glasspane::new(AgentRuntime::Generic, 0);
     let mut now = 0;

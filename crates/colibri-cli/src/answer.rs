@@ -14,7 +14,7 @@ const MAX_ANSWER: usize = 4 << 20;
 /// The result of a turn.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct TurnResult {
-    /// The last message of the model; for the runtime `generic` all output of the turn.
+    /// The last message of the model; for an agent without events all output of the turn.
     pub(crate) text: String,
     /// Why the turn failed.
     pub(crate) error: Option<String>,
@@ -70,7 +70,6 @@ impl Turn {
 
 /// Extracts the answer from the output of a turn. Does no I/O.
 struct AnswerReader {
-    runtime: AgentRuntime,
     pane: Glasspane,
     transcript: Transcript,
     /// The message that is being streamed.
@@ -84,7 +83,6 @@ struct AnswerReader {
 impl AnswerReader {
     fn new(runtime: AgentRuntime) -> Self {
         Self {
-            runtime,
             pane: Glasspane::new(runtime, 0),
             transcript: Transcript::new(runtime),
             message: String::new(),
@@ -100,11 +98,11 @@ impl AnswerReader {
             for item in self.transcript.push_stdout(line) {
                 self.item(item);
             }
-            if self.runtime == AgentRuntime::Generic {
+            self.pane.push_output(line, 0);
+            if self.pane.needs_activity() {
                 self.has_worked = true;
                 continue;
             }
-            self.pane.push_output(line, 0);
             match self.pane.view().state {
                 AgentState::Working => self.has_worked = true,
                 AgentState::Idle if self.has_worked => return true,
@@ -117,7 +115,7 @@ impl AnswerReader {
     /// Processes a state that the daemon reports; returns `true` at the end of the turn. The daemon calls an
     /// agent without events idle after a time without output.
     fn state(&self, state: AgentState) -> bool {
-        self.runtime == AgentRuntime::Generic && self.has_worked && state == AgentState::Idle
+        self.pane.needs_activity() && self.has_worked && state == AgentState::Idle
     }
 
     fn item(&mut self, item: TranscriptItem) {

@@ -7,7 +7,7 @@ use colibri_client::glasspane::{
 };
 use colibri_client::{
     Agent, AgentState, ClientError, ExitEvent, FollowEvent, OutputChunk, StateEvent, Stream,
-    SubscribeParams,
+    SubscribeParams, unique_command_id,
 };
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -193,7 +193,7 @@ impl AttachView {
             None if line.trim().is_empty() => return None,
             None => AgentCommand::Prompt(line, delivery),
         };
-        match encode_command(agent.runtime, "attached", &command) {
+        match encode_command(agent.runtime, &unique_command_id(), &command) {
             Err(error) => {
                 self.show_message(&error.to_string());
                 None

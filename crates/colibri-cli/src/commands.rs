@@ -59,7 +59,7 @@ pub(crate) async fn spawn(global: &Global, background: Background) -> Result<u8,
         let command = AgentCommand::Prompt(&prompt, PromptDelivery::Now);
         client.command(&agent, &command, INPUT_TIMEOUT).await
     };
-    prompted.await.map(|()| 0).map_err(|error: ClientError| {
+    prompted.await.map(|_| 0).map_err(|error: ClientError| {
         CliError::Message(format!(
             "cannot send the prompt: {error}; agent {id} runs; send the prompt with colibri prompt {id}",
             id = agent.id

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use colibri_client::glasspane::{AgentCommand, PromptDelivery};
-use colibri_client::{AgentRuntime, AgentState, ClientError};
+use colibri_client::{Acceptance, AgentState, ClientError};
 
 use crate::answer::{Turn, TurnResult};
 use crate::args::{Global, PromptArgs};
@@ -36,13 +36,16 @@ pub(crate) async fn prompt(global: &Global, options: PromptArgs) -> Result<u8, C
         false => None,
     };
     let accepted = client.command(&agent, &command, accept_timeout).await;
+    let is_busy = agent.state == AgentState::Working;
     if matches!(accepted, Err(ClientError::Refused { .. }))
-        && (agent.runtime, agent.state) == (AgentRuntime::Pi, AgentState::Working)
+        && is_busy
         && delivery == PromptDelivery::Now
     {
-        output::message("pi is working; pass --steer or --follow-up");
+        output::message("the agent is working; pass --steer or --follow-up");
     }
-    accepted?;
+    if accepted? == Acceptance::Sent && is_busy {
+        output::message("the agent is working, and reads the prompt after its current work");
+    }
     let Some(turn) = turn else { return Ok(0) };
     let id = &agent.id;
     let answer = match options.timeout {

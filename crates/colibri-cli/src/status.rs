@@ -55,6 +55,9 @@ fn page(agent: &Agent, now: Timestamp) -> String {
         page.rows("network", [format!("{} refused{last}", network.refused)]);
     }
     if let Some(view) = &agent.view {
+        page.rows("mismatch", &view.mismatch);
+        page.rows("session", &view.session);
+        page.rows("answer", &view.answer);
         page.rows("turns", [view.turns.to_string()]);
         let [read, cached, written] = [view.input_tokens, view.cached_tokens, view.output_tokens];
         let tokens = format!("{read} read, {cached} from a cache or to it, {written} written");
@@ -87,6 +90,9 @@ impl Page {
 /// Formats the state, its duration, and the current tool or activity.
 fn state(agent: &Agent, now: Timestamp) -> String {
     let mut text = agent.state.to_string();
+    if agent.guessed {
+        text.push_str(" (a guess from its output, because its runtime is not known)");
+    }
     let Some(view) = &agent.view else { return text };
     let ended = matches!(agent.state, AgentState::Done | AgentState::Error);
     let since = i64::try_from(view.since / 1000).unwrap_or(i64::MAX);
@@ -126,6 +132,7 @@ mod tests {
             cwd: None,
             jail: None,
             runtime: AgentRuntime::Pi,
+            guessed: false,
             restart: None,
             run: 1,
             started_at: "2026-01-01T00:00:00Z".into(),
@@ -163,6 +170,7 @@ mod tests {
         let ended = page(&agent, now);
         agent.view = None;
         agent.runtime = AgentRuntime::Generic;
+        agent.guessed = true;
         insta::assert_snapshot!(format!("{working}\n{ended}\n{}", page(&agent, now)));
     }
 }

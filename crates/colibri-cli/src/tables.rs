@@ -30,7 +30,7 @@ pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
             None if agent.exited_at.is_none() => "-".to_owned(),
             exit => short_exit(exit),
         };
-        let state = format!("{:<8}", agent.state.to_string());
+        let state = format!("{:<8}", state_text(agent));
         let state = match agent.state {
             AgentState::Working => coloured(&state, "32"),
             AgentState::Blocked | AgentState::Stalled => coloured(&state, "33"),
@@ -49,6 +49,12 @@ pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
         ));
     }
     table
+}
+
+/// Formats the state; a question mark follows a guess.
+pub(crate) fn state_text(agent: &Agent) -> String {
+    let mark = if agent.guessed { "?" } else { "" };
+    format!("{}{mark}", agent.state)
 }
 
 /// Formats a report of an agent's proxy. Untrusted text is sanitized.
@@ -275,6 +281,7 @@ mod tests {
             cwd: None,
             jail: None,
             runtime: Default::default(),
+            guessed: false,
             restart: None,
             run: 1,
             started_at: "2026-01-01T00:00:00Z".into(),

@@ -3,12 +3,14 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use colibri_proto::{Agent, Notification, StreamChoice, SubscribeParams};
+use colibri_proto::{Agent, AgentState, Notification, StreamChoice, SubscribeParams};
 use tokio::time::Instant;
 
 use crate::client::Events;
 use crate::follow::output_bytes;
-use crate::glasspane::{AgentCommand, ResponseParser, encode_command, sends_responses};
+use crate::glasspane::{
+    AgentCommand, ResponseParser, encode_command, reads_no_commands, sends_response,
+};
 use crate::{Client, ClientError};
 
 /// Retry interval for sending input to an agent that does not read it.
@@ -60,26 +62,33 @@ impl Client {
     }
 
     /// Sends a command to an agent, and waits until the agent has accepted it. `timeout` is the maximum time for the
-    /// response, and the maximum time without progress of the input. A runtime without responses, and an answer to a
-    /// question of the agent, is sent without waiting for a response.
+    /// response, and the maximum time without progress of the input. A command without a response is only sent.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] with the agent's message, [`ClientError::NoAnswer`], [`ClientError::Ended`],
-    /// [`ClientError::Command`]; otherwise see [`ClientError`].
+    /// [`ClientError::ReadsNoCommands`], [`ClientError::Refused`] with the agent's message, [`ClientError::NoAnswer`],
+    /// [`ClientError::Ended`], [`ClientError::Command`]; otherwise see [`ClientError`].
     pub async fn command(
         &self,
         agent: &Agent,
         command: &AgentCommand<'_>,
         timeout: Duration,
-    ) -> Result<(), ClientError> {
+    ) -> Result<Acceptance, ClientError> {
+        if let Some(hint) = reads_no_commands(agent.runtime, &agent.program, &agent.args) {
+            return Err(ClientError::ReadsNoCommands {
+                id: agent.id.clone(),
+                hint,
+            });
+        }
         let command_id = unique_command_id();
         let bytes = encode_command(agent.runtime, &command_id, command)?;
-        if !sends_responses(agent.runtime) || matches!(command, AgentCommand::Answer(..)) {
-            return self.send_all(&agent.id, &bytes, timeout).await;
+        let is_busy = agent.state == AgentState::Working;
+        if !sends_response(agent.runtime, command, is_busy) {
+            self.send_all(&agent.id, &bytes, timeout).await?;
+            return Ok(Acceptance::Sent);
         }
         // Subscribe before the command is sent, so that the response is not missed.
         let mut events = self.subscribe_new_stdout(&agent.id).await?;
-        let mut responses = ResponseParser::default();
+        let mut responses = ResponseParser::new(agent.runtime);
         let sending = self.send_all(&agent.id, &bytes, timeout);
         tokio::pin!(sending);
         let mut sent_at = None;
@@ -104,7 +113,7 @@ impl Client {
             let mut own = responses.filter(|response| response.id.as_ref() == Some(&command_id));
             if let Some(response) = own.next() {
                 return match response.error {
-                    None => Ok(()),
+                    None => Ok(Acceptance::Accepted),
                     Some(error) => Err(ClientError::Refused {
                         id: agent.id.clone(),
                         command: response.command,
@@ -116,13 +125,28 @@ impl Client {
     }
 }
 
-fn unique_command_id() -> String {
+/// How far a command is known to have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Acceptance {
+    /// The agent has accepted it.
+    Accepted,
+    /// It was sent to an agent that does not respond to it, or not before its current work has ended.
+    Sent,
+}
+
+/// Returns a UUID for a command that no other command of this host has (RFC 9562, version 8).
+#[must_use]
+pub fn unique_command_id() -> String {
     static NEXT: AtomicU64 = AtomicU64::new(0);
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    let nanoseconds = now.unwrap_or_default().as_nanos() as u64;
+    let process = std::process::id();
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
     format!(
-        "colibri-{}-{}-{}",
-        std::process::id(),
-        now.unwrap_or_default().as_nanos(),
-        NEXT.fetch_add(1, Ordering::Relaxed)
+        "{process:08x}-{:04x}-8{:03x}-8{:03x}-{:012x}",
+        number & 0xffff,
+        (number >> 16) & 0xfff,
+        nanoseconds >> 52,
+        nanoseconds & 0xf_ffff_ffff_ffff & 0xffff_ffff_ffff
     )
 }

@@ -16,6 +16,7 @@ pub use client::{Client, Events};
 pub use colibri_glasspane as glasspane;
 pub use colibri_proto::*;
 pub use colibri_sys::daemon::{DaemonFile, default_socket};
+pub use drive::{Acceptance, unique_command_id};
 pub use endpoint::{ConnectionEvent, Endpoint};
 pub use follow::{FollowEvent, FollowStream, OutputChunk, new_output, output_bytes};
 pub use output::{OutputReader, StreamRange, last_lines};
@@ -98,6 +99,14 @@ pub enum ClientError {
     /// The agent's runtime does not support the command.
     #[error(transparent)]
     Command(#[from] glasspane::CommandError),
+    /// The agent was started in a mode that reads no commands.
+    #[error("agent {id} reads no commands in the mode that it was started in; {hint}")]
+    ReadsNoCommands {
+        /// The agent.
+        id: String,
+        /// How to start it.
+        hint: &'static str,
+    },
     /// The agent does not read its standard input.
     #[error(
         "cannot send input to agent {id}: it does not read its input, and {left} bytes were not sent; try again when it reads"
@@ -120,7 +129,7 @@ pub enum ClientError {
     },
     /// The agent accepted the input of a command, and did not respond.
     #[error(
-        "agent {id} did not respond to the command within {waited:?}; start it in a mode that reads commands, like pi --mode rpc"
+        "agent {id} did not respond to the command within {waited:?}; check its output with colibri logs {id}"
     )]
     NoAnswer {
         /// The agent.

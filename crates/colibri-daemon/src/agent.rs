@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane};
+use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane, recognize_program};
 use colibri_journal::{JournalError, JournalReader};
 use colibri_proto as wire;
 use colibri_shim::control::ShimStatus;
@@ -32,9 +32,13 @@ pub(crate) struct RegisteredAgent {
 }
 
 impl RegisteredAgent {
-    /// Returns the runtime of the agent.
+    /// Returns the runtime of the agent; `auto` until it is recognized.
     pub(crate) fn runtime(&self) -> AgentRuntime {
-        self.spec.config.runtime.unwrap_or_default()
+        match self.latest.borrow().view.runtime {
+            // The view of an agent that ended under an earlier release.
+            AgentRuntime::Auto => self.spec.config.runtime.unwrap_or_default(),
+            runtime => runtime,
+        }
     }
 
     /// Reports whether the agent has ended.
@@ -79,6 +83,7 @@ impl RegisteredAgent {
 
     /// Returns the agent as clients see it.
     pub(crate) fn to_wire(&self) -> wire::Agent {
+        let runtime = self.runtime();
         let latest = self.latest.borrow();
         let config = &self.spec.config;
         let status = &latest.status;
@@ -93,7 +98,9 @@ impl RegisteredAgent {
             cwd: config.cwd.clone(),
             jail: config.jail.clone(),
             warnings: self.spec.warnings.clone(),
-            runtime: self.runtime(),
+            runtime,
+            guessed: latest.view.guessed
+                && matches!(latest.view.state, AgentState::Idle | AgentState::Working),
             restart: config.restart.clone(),
             run: status.run,
             started_at: times::format_ns(self.spec.created_at_ns),
@@ -111,14 +118,18 @@ impl RegisteredAgent {
             stderr_bytes: status.stderr,
             network: status.network.clone(),
             last_event_at: latest.view.last_activity.map(times::format_ms),
-            view: (self.runtime() != AgentRuntime::Generic).then(|| latest.view.clone()),
+            view: (!latest.view.guessed).then(|| latest.view.clone()),
         }
     }
 }
 
 /// Returns the glasspane of an agent without output.
 pub(crate) fn new_pane(spec: &AgentSpec) -> Glasspane {
-    let runtime = spec.config.runtime.unwrap_or_default();
+    let config = &spec.config;
+    let runtime = match config.runtime.unwrap_or_default() {
+        AgentRuntime::Auto => recognize_program(&config.program, &config.args).unwrap_or_default(),
+        runtime => runtime,
+    };
     Glasspane::new(runtime, spec.created_at_ns / 1_000_000)
 }
 

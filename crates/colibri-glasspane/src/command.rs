@@ -1,13 +1,11 @@
-//! Encodes commands for an agent's standard input and parses its responses. Formats: docs/rpc-commands.md and
-//! docs/rpc-extension-ui.md of pi, docs/rpc.md of zot. A generic agent receives plain lines.
-
-use serde::Deserialize;
-use serde_json::{Value, json};
+//! Commands for an agent's standard input, and its responses. Each runtime encodes them in its own form; an agent without
+//! events receives plain lines.
 
 use crate::AgentRuntime;
-use crate::events::error_text;
+use crate::event::Event;
 use crate::line_splitter::LineSplitter;
-use crate::question::{Question, QuestionMethod};
+use crate::question::Question;
+use crate::runtimes::{Dialect, EventReader, recognize_program};
 use crate::sanitize::sanitize_line;
 
 /// Maximum length of a text in a response, in characters.
@@ -16,7 +14,7 @@ const MAX_RESPONSE_CHARS: usize = 500;
 /// When a prompt is delivered to a working agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum PromptDelivery {
-    /// Immediately. A working pi refuses the prompt; zot queues it.
+    /// Immediately. A working pi refuses the prompt, claude reads it before its next model call, and others queue it.
     #[default]
     Now,
     /// Before the agent's next model call.
@@ -29,10 +27,7 @@ impl PromptDelivery {
     /// Returns the earliest delivery that a working agent of this runtime accepts.
     #[must_use]
     pub fn earliest(runtime: AgentRuntime) -> Self {
-        match runtime {
-            AgentRuntime::Pi => Self::Steer,
-            AgentRuntime::Zot | AgentRuntime::Generic => Self::Now,
-        }
+        Dialect::of(runtime).map_or(Self::Now, |dialect| dialect.earliest)
     }
 }
 
@@ -52,7 +47,14 @@ pub enum AgentCommand<'a> {
 #[error("{0}")]
 pub struct CommandError(String);
 
-/// Encodes a command as the bytes to write to the agent's standard input, LF included. A response to it repeats `id`.
+impl CommandError {
+    pub(crate) fn new(message: String) -> Self {
+        Self(message)
+    }
+}
+
+/// Encodes a command as the bytes to write to the agent's standard input, LF included. A response to it repeats `id`, which
+/// must be a UUID.
 ///
 /// # Errors
 /// [`CommandError`] if the runtime does not support the command, or the answer is invalid.
@@ -61,84 +63,53 @@ pub fn encode_command(
     id: &str,
     command: &AgentCommand<'_>,
 ) -> Result<Vec<u8>, CommandError> {
-    use AgentCommand::{Abort, Answer, Prompt};
-    use AgentRuntime::{Generic, Pi, Zot};
-    let record = match (runtime, command) {
-        (Generic, Prompt(text, PromptDelivery::Now) | Answer(_, text)) => {
-            return Ok(format!("{text}\n").into_bytes());
+    let line = match (Dialect::of(runtime), command) {
+        (Some(dialect), _) => (dialect.encode)(id, command)?.to_string(),
+        (None, AgentCommand::Prompt(text, PromptDelivery::Now) | AgentCommand::Answer(_, text)) => {
+            (*text).to_owned()
         }
-        (Generic, Abort) => {
-            return Err(CommandError(
-                "a generic agent has no abort command; interrupt it with colibri kill --signal INT, or start pi or zot with --runtime"
+        (None, AgentCommand::Abort) => {
+            return Err(CommandError::new(
+                "an agent without a known runtime has no abort command; interrupt it with colibri kill --signal INT, or give its --runtime"
                     .to_owned(),
             ));
         }
-        (Zot, Prompt(_, PromptDelivery::Steer)) => {
-            return Err(unsupported("zot", "be steered while it works"));
+        (None, AgentCommand::Prompt(_, delivery)) => {
+            return Err(unsupported("an agent without a known runtime", *delivery));
         }
-        (Generic, Prompt(_, PromptDelivery::Steer)) => {
-            return Err(unsupported("a generic agent", "be steered while it works"));
-        }
-        (Generic, Prompt(_, PromptDelivery::FollowUp)) => {
-            return Err(unsupported("a generic agent", "queue a prompt"));
-        }
-        // zot queues a prompt while it works.
-        (Zot, Prompt(text, _)) | (Pi, Prompt(text, PromptDelivery::Now)) => {
-            json!({"id": id, "type": "prompt", "message": text})
-        }
-        // An idle pi starts these two immediately.
-        (Pi, Prompt(text, PromptDelivery::Steer)) => {
-            json!({"id": id, "type": "prompt", "message": text, "streamingBehavior": "steer"})
-        }
-        (Pi, Prompt(text, PromptDelivery::FollowUp)) => {
-            json!({"id": id, "type": "prompt", "message": text, "streamingBehavior": "followUp"})
-        }
-        (Pi | Zot, Abort) => json!({"id": id, "type": "abort"}),
-        (Pi | Zot, Answer(question, text)) => answer_record(question, text)?,
     };
-    Ok(format!("{record}\n").into_bytes())
+    Ok(format!("{line}\n").into_bytes())
 }
 
-fn unsupported(agent: &str, delivery: &str) -> CommandError {
-    CommandError(format!("{agent} cannot {delivery}; send a plain prompt"))
+/// The error for a delivery that an agent does not support.
+pub(crate) fn unsupported(agent: &str, delivery: PromptDelivery) -> CommandError {
+    let delivery = match delivery {
+        PromptDelivery::Steer => "be steered while it works",
+        PromptDelivery::Now | PromptDelivery::FollowUp => "queue a prompt",
+    };
+    CommandError::new(format!("{agent} cannot {delivery}; send a plain prompt"))
 }
 
-/// Returns whether agents of the runtime respond to commands.
+/// Returns whether agents of the runtime respond to the command soon. `is_busy` is whether the agent is working: some
+/// respond to a prompt only when they start it.
 #[must_use]
-pub fn sends_responses(runtime: AgentRuntime) -> bool {
-    match runtime {
-        AgentRuntime::Pi | AgentRuntime::Zot => true,
-        AgentRuntime::Generic => false,
-    }
+pub fn sends_response(runtime: AgentRuntime, command: &AgentCommand<'_>, is_busy: bool) -> bool {
+    Dialect::of(runtime).is_some_and(|dialect| (dialect.responds)(command, is_busy))
 }
 
-fn answer_record(question: &Question, text: &str) -> Result<Value, CommandError> {
-    let answer = text.trim();
-    let invalid =
-        |expected: &str| CommandError(format!("invalid answer {answer:?}; enter {expected}"));
-    let id = &question.id;
-    Ok(match question.method {
-        QuestionMethod::Confirm => {
-            let confirmed = match answer.to_lowercase().as_str() {
-                "y" | "yes" => true,
-                "n" | "no" => false,
-                _ => return Err(invalid("y or n")),
-            };
-            json!({"type": "extension_ui_response", "id": id, "confirmed": confirmed})
-        }
-        QuestionMethod::Select => {
-            let options = &question.options;
-            let number = answer.parse::<usize>().ok();
-            let option = options.iter().find(|option| *option == answer);
-            let option = option
-                .or_else(|| options.get(number?.checked_sub(1)?))
-                .ok_or_else(|| invalid(&format!("a number from 1 to {}", options.len())))?;
-            json!({"type": "extension_ui_response", "id": id, "value": option})
-        }
-        QuestionMethod::Input => {
-            json!({"type": "extension_ui_response", "id": id, "value": text})
-        }
-    })
+/// Returns how to start an agent so that it reads commands. `None` if it reads them with these arguments, or if it is not
+/// the usual program of its runtime.
+#[must_use]
+pub fn reads_no_commands(
+    runtime: AgentRuntime,
+    program: &str,
+    args: &[String],
+) -> Option<&'static str> {
+    if recognize_program(program, args) != Some(runtime) {
+        return None;
+    }
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    (Dialect::of(runtime)?.reads_no_commands)(&args)
 }
 
 /// Response of an agent to a command.
@@ -152,60 +123,83 @@ pub struct CommandResponse {
     pub error: Option<String>,
 }
 
+impl CommandResponse {
+    /// Creates a response with sanitized texts.
+    pub(crate) fn new(id: Option<&str>, command: &str, error: Option<&str>) -> Self {
+        Self {
+            id: id.map(str::to_owned),
+            command: sanitize_line(command, MAX_RESPONSE_CHARS),
+            error: error.map(|error| sanitize_line(error, MAX_RESPONSE_CHARS)),
+        }
+    }
+}
+
 /// Finds responses in an agent's standard output. Parsing may start within a line.
 #[derive(Debug, Default)]
-pub struct ResponseParser(LineSplitter);
+pub struct ResponseParser {
+    lines: LineSplitter,
+    reader: EventReader,
+}
 
 impl ResponseParser {
+    /// Creates a parser for the output of an agent.
+    #[must_use]
+    pub fn new(runtime: AgentRuntime) -> Self {
+        Self {
+            lines: LineSplitter::default(),
+            reader: EventReader::new(runtime),
+        }
+    }
+
     /// Returns the responses that these bytes complete.
     pub fn push(&mut self, bytes: &[u8]) -> Vec<CommandResponse> {
         let mut responses = Vec::new();
-        self.0.push(bytes, |line| {
-            responses.extend(line.and_then(parse_response));
+        let reader = &mut self.reader;
+        self.lines.push(bytes, |line| {
+            reader.read(line.unwrap_or_default(), &mut |event| {
+                if let Event::Response(response) = event {
+                    responses.push(response);
+                }
+            });
         });
         responses
     }
 }
 
-/// Parses a line as a response; `None` if it is something else.
-fn parse_response(line: &[u8]) -> Option<CommandResponse> {
-    #[derive(Deserialize)]
-    struct ResponseRecord {
-        #[serde(rename = "type")]
-        kind: String,
-        id: Option<String>,
-        command: Option<String>,
-        success: bool,
-        #[serde(default)]
-        error: Value,
-    }
-    let record: ResponseRecord = serde_json::from_slice(line).ok()?;
-    (record.kind == "response").then(|| CommandResponse {
-        id: record.id,
-        command: sanitize_line(&record.command.unwrap_or_default(), MAX_RESPONSE_CHARS),
-        error: (!record.success)
-            .then(|| sanitize_line(&error_text(&record.error), MAX_RESPONSE_CHARS)),
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::{Value, json};
 
-    fn question(method: QuestionMethod) -> Question {
+    use super::*;
+    use crate::question::{Grant, QuestionKind, QuestionOption};
+
+    const ID: &str = "0b8a7f9e-1111-4222-8333-444455556666";
+
+    fn question(kind: QuestionKind) -> Question {
         Question {
-            id: "q1".into(),
-            method,
-            text: "Sure?".into(),
-            options: vec!["Allow".into(), "Block".into()],
+            context: json!({"input": {"command": "ls"}, "permissions": []}),
+            ..Question::new(&json!("q1"), "Sure?", "", kind)
         }
+    }
+
+    fn choice() -> QuestionKind {
+        let option = |id: &str, label: &str, grant| QuestionOption {
+            id: id.into(),
+            label: label.to_owned(),
+            grant: Some(grant),
+        };
+        QuestionKind::Choice(vec![
+            option("allow", "Allow it", Grant::Once),
+            option("allow-session", "Always", Grant::Always),
+            option("deny", "Block", Grant::Refused),
+        ])
     }
 
     #[test]
     fn each_runtime_encodes_commands() {
-        let confirm = question(QuestionMethod::Confirm);
-        let select = question(QuestionMethod::Select);
-        let input = question(QuestionMethod::Input);
+        let confirm = question(QuestionKind::Confirm);
+        let choice = question(choice());
+        let text = question(QuestionKind::Text);
         let mut shown = String::new();
         for &runtime in AgentRuntime::ALL {
             for command in [
@@ -214,22 +208,17 @@ mod tests {
                 AgentCommand::Prompt("then", PromptDelivery::FollowUp),
                 AgentCommand::Abort,
                 AgentCommand::Answer(&confirm, "Yes"),
-                AgentCommand::Answer(&confirm, "maybe"),
-                AgentCommand::Answer(&select, "2"),
-                AgentCommand::Answer(&select, "Allow"),
-                AgentCommand::Answer(&select, "0"),
-                AgentCommand::Answer(&input, "a b "),
+                AgentCommand::Answer(&choice, "2"),
+                AgentCommand::Answer(&text, "a b "),
             ] {
-                let result = match encode_command(runtime, "c-1", &command) {
+                let result = match encode_command(runtime, ID, &command) {
                     Ok(bytes) => format!("{:?}", String::from_utf8_lossy(&bytes)),
                     Err(error) => format!("error: {error}"),
                 };
                 let title = match command {
                     AgentCommand::Prompt(text, delivery) => format!("{delivery:?} {text:?}"),
                     AgentCommand::Abort => "Abort".to_owned(),
-                    AgentCommand::Answer(question, text) => {
-                        format!("{:?} {text:?}", question.method)
-                    }
+                    AgentCommand::Answer(_, text) => format!("Answer {text:?}"),
                 };
                 shown.push_str(&format!("{runtime:?} {title}\n  {result}\n"));
             }
@@ -239,48 +228,107 @@ mod tests {
 
     #[test]
     fn encoded_prompt_is_one_line_for_any_text() {
-        for runtime in [AgentRuntime::Pi, AgentRuntime::Zot] {
+        for &runtime in AgentRuntime::ALL {
             let text = "a\nb\r\nc\u{2028}d\u{85}\0";
-            let bytes = encode_command(
-                runtime,
-                "1",
-                &AgentCommand::Prompt(text, PromptDelivery::Now),
-            )
-            .unwrap();
+            let prompt = AgentCommand::Prompt(text, PromptDelivery::Now);
+            let Ok(bytes) = encode_command(runtime, ID, &prompt) else {
+                continue;
+            };
+            if Dialect::of(runtime).is_none() {
+                continue;
+            }
             assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
             let record: Value = serde_json::from_slice(&bytes).unwrap();
-            assert_eq!(record["message"], text);
+            let content = &record["message"]["content"][0]["text"];
+            assert!(record["message"] == text || *content == text, "{record}");
         }
     }
 
     #[test]
-    fn only_responses_are_parsed() {
-        for (line, expected) in [
+    fn typed_answer_selects_an_option() {
+        let choice = question(choice());
+        let confirm = question(QuestionKind::Confirm);
+        for (question, typed, expected) in [
+            (&choice, "1", Ok("allow")),
+            (&choice, " Block ", Ok("deny")),
+            (&choice, "allow-session", Ok("allow-session")),
+            (&choice, "y", Ok("allow")),
+            (&choice, "No", Ok("deny")),
             (
-                r#"{"id":"1","type":"response","command":"prompt","success":true}"#,
-                Some((Some("1"), "prompt", None)),
+                &choice,
+                "0",
+                Err("invalid answer \"0\"; enter a number from 1 to 3"),
             ),
             (
-                r#"{"id":"2","type":"response","command":"prompt","success":false,"error":"no\u001b[2J"}"#,
-                Some((Some("2"), "prompt", Some("no"))),
+                &choice,
+                "4",
+                Err("invalid answer \"4\"; enter a number from 1 to 3"),
             ),
+            (&confirm, "YES", Ok("true")),
             (
-                r#"{"type":"response","command":"parse","success":false}"#,
-                Some((None, "parse", Some("an error without a message"))),
+                &confirm,
+                "maybe",
+                Err("invalid answer \"maybe\"; enter y or n"),
             ),
-            (r#"{"type":"agent_start"}"#, None),
-            (r#"{"type":"response","success":"yes"}"#, None),
-            ("not json", None),
         ] {
-            let response = parse_response(line.as_bytes());
-            let fields = response.as_ref().map(|response| {
-                (
-                    response.id.as_deref(),
-                    response.command.as_str(),
-                    response.error.as_deref(),
-                )
+            let answer = question.parse_answer(typed);
+            let answer = answer.map(|answer| match answer {
+                crate::question::Answer::Chosen(option) => option.id.as_str().unwrap().to_owned(),
+                crate::question::Answer::Confirmed(yes) => yes.to_string(),
+                crate::question::Answer::Text(text) => text.to_owned(),
             });
-            assert_eq!(fields, expected, "{line}");
+            let answer = answer.map_err(|error| error.to_string());
+            let expected = expected.map(str::to_owned).map_err(str::to_owned);
+            assert_eq!(answer, expected, "{typed}");
+        }
+    }
+
+    #[test]
+    fn responses_of_each_runtime_are_found() {
+        use AgentRuntime::{Acp, Claude, Codex, Pi, Qwen, Zot};
+        for (runtime, line, expected) in [
+            (
+                Pi,
+                r#"{"id":"1","type":"response","command":"prompt","success":true,"data":{"disposition":"started"}}"#,
+                Some((Some("1"), None)),
+            ),
+            (
+                Zot,
+                r#"{"id":"2","type":"response","command":"prompt","success":false,"error":"no\u001b[2J"}"#,
+                Some((Some("2"), Some("no"))),
+            ),
+            (
+                Pi,
+                r#"{"type":"response","command":"parse","success":false}"#,
+                Some((None, Some("an error without a message"))),
+            ),
+            (
+                Claude,
+                r#"{"type":"command_lifecycle","command_uuid":"3","state":"queued"}"#,
+                Some((Some("3"), None)),
+            ),
+            (
+                Qwen,
+                r#"{"type":"control_response","response":{"subtype":"error","request_id":"4","error":"no"}}"#,
+                Some((Some("4"), Some("no"))),
+            ),
+            (
+                Codex,
+                r#"{"type":"response","id":"5","command":"prompt"}"#,
+                Some((Some("5"), None)),
+            ),
+            (
+                Acp,
+                r#"{"type":"response","id":"6","command":"abort","error":"it is idle"}"#,
+                Some((Some("6"), Some("it is idle"))),
+            ),
+            (Pi, r#"{"type":"agent_start"}"#, None),
+            (Pi, "not json", None),
+        ] {
+            let responses = ResponseParser::new(runtime).push(format!("{line}\n").as_bytes());
+            let found = responses.first();
+            let found = found.map(|found| (found.id.as_deref(), found.error.as_deref()));
+            assert_eq!(found, expected, "{line}");
         }
     }
 }

@@ -2,10 +2,11 @@
 #![forbid(unsafe_code)]
 
 mod command;
-mod events;
+mod event;
 mod formatter;
 mod line_splitter;
 mod question;
+mod runtimes;
 mod sanitize;
 mod state_machine;
 mod transcript;
@@ -14,10 +15,11 @@ mod view;
 pub use colibri_types::{AgentRuntime, Exit, ExitReason, ExitStatus};
 pub use command::{
     AgentCommand, CommandError, CommandResponse, PromptDelivery, ResponseParser, encode_command,
-    sends_responses,
+    reads_no_commands, sends_response,
 };
 pub use formatter::TranscriptFormatter;
 pub use question::Question;
+pub use runtimes::recognize_program;
 pub use state_machine::Glasspane;
 pub use transcript::{Transcript, TranscriptItem};
 pub use view::{Activity, AgentState, AgentView};

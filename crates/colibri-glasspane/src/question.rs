@@ -2,36 +2,137 @@
 
 use serde_json::Value;
 
+use crate::CommandError;
+use crate::sanitize::sanitize_line;
+
+/// Maximum length of a text of a question, in characters.
+const MAX_TEXT_CHARS: usize = 400;
+/// Maximum length of an option's label, in characters.
+const MAX_LABEL_CHARS: usize = 100;
+/// Maximum number of options.
+const MAX_OPTIONS: usize = 50;
+
 /// A question that an agent waits for a person to answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Question {
-    /// Id that the agent gave the question; not sanitized.
-    pub(crate) id: String,
-    pub(crate) method: QuestionMethod,
     /// Sanitized text to show: the question and the valid answers.
     pub text: String,
-    /// Options of a selection; not sanitized.
-    pub(crate) options: Vec<String>,
+    /// Id that the agent gave the question; not sanitized.
+    pub(crate) id: Value,
+    pub(crate) kind: QuestionKind,
+    /// What an answer repeats, such as the input of the tool that the question is about.
+    pub(crate) context: Value,
 }
 
-/// Kind of a question: a method of pi's extension interface that waits for an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum QuestionMethod {
+/// What a question expects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum QuestionKind {
+    /// Yes or no.
     Confirm,
-    Select,
+    /// One of the options.
+    Choice(Vec<QuestionOption>),
     /// Text of one line or more.
-    Input,
+    Text,
 }
 
-impl QuestionMethod {
-    /// Returns the method of this name; `None` for a method without an answer.
-    pub(crate) fn from_name(name: &Value) -> Option<Self> {
-        match name.as_str() {
-            Some("confirm") => Some(Self::Confirm),
-            Some("select") => Some(Self::Select),
-            Some("input" | "editor") => Some(Self::Input),
+/// A possible answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct QuestionOption {
+    /// Value that the agent expects; not sanitized.
+    pub(crate) id: Value,
+    /// Text for the user; not sanitized.
+    pub(crate) label: String,
+    /// What the answer permits; absent for a question that is not about a permission.
+    pub(crate) grant: Option<Grant>,
+}
+
+/// What an answer to a permission request permits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Grant {
+    Once,
+    Always,
+    Refused,
+}
+
+/// A valid answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Answer<'a> {
+    Confirmed(bool),
+    Chosen(&'a QuestionOption),
+    Text(&'a str),
+}
+
+impl Question {
+    /// Creates a question. `detail` follows the title on the same line.
+    pub(crate) fn new(id: &Value, title: &str, detail: &str, kind: QuestionKind) -> Self {
+        let title = sanitize_line(title, MAX_TEXT_CHARS);
+        let detail = sanitize_line(detail, MAX_TEXT_CHARS);
+        let mut text = match (title.is_empty(), detail.is_empty()) {
+            (_, true) => title,
+            (true, _) => detail,
+            _ => format!("{title} {detail}"),
+        };
+        let kind = match kind {
+            QuestionKind::Confirm => {
+                text.push_str(" (y or n)");
+                QuestionKind::Confirm
+            }
+            QuestionKind::Choice(mut options) => {
+                options.truncate(MAX_OPTIONS);
+                for (number, option) in (1..).zip(&options) {
+                    let label = sanitize_line(&option.label, MAX_LABEL_CHARS);
+                    text.push_str(&format!("\n{number}: {label}"));
+                }
+                QuestionKind::Choice(options)
+            }
+            QuestionKind::Text => QuestionKind::Text,
+        };
+        Self {
+            text,
+            id: id.clone(),
+            kind,
+            context: Value::Null,
+        }
+    }
+
+    /// Interprets a typed answer. A permission request also takes `y` and `n`, which permit once and refuse.
+    pub(crate) fn parse_answer<'a>(&'a self, typed: &'a str) -> Result<Answer<'a>, CommandError> {
+        let answer = typed.trim();
+        let invalid = |expected: &str| {
+            CommandError::new(format!("invalid answer {answer:?}; enter {expected}"))
+        };
+        let yes_or_no = match answer.to_lowercase().as_str() {
+            "y" | "yes" => Some(true),
+            "n" | "no" => Some(false),
             _ => None,
+        };
+        match &self.kind {
+            QuestionKind::Confirm => yes_or_no
+                .map(Answer::Confirmed)
+                .ok_or_else(|| invalid("y or n")),
+            QuestionKind::Choice(options) => {
+                let named = options
+                    .iter()
+                    .find(|option| option.label == answer || option.id == answer);
+                let numbered = || {
+                    let number = answer.parse::<usize>().ok()?;
+                    options.get(number.checked_sub(1)?)
+                };
+                let granted = || {
+                    let wanted = match yes_or_no? {
+                        true => Grant::Once,
+                        false => Grant::Refused,
+                    };
+                    options.iter().find(|option| option.grant == Some(wanted))
+                };
+                named
+                    .or_else(numbered)
+                    .or_else(granted)
+                    .map(Answer::Chosen)
+                    .ok_or_else(|| invalid(&format!("a number from 1 to {}", options.len())))
+            }
+            QuestionKind::Text => Ok(Answer::Text(typed)),
         }
     }
 }

@@ -12,35 +12,54 @@
 //! any state ------------------------- record_exit ---------> done or error (final)
 //! ```
 //!
-//! A generic agent has no events: output leads to `working`, and 10 s without output to `idle`.
+//! An agent without a known runtime has no events, so its state is a guess: output leads to `working`, and 10 s without
+//! output to `idle`.
 
-use crate::events::{self, EventEffect, ToolChange, ToolStep};
+use crate::event::{Content, Event, TokenUsage};
 use crate::line_splitter::LineSplitter;
-use crate::sanitize::sanitize_line;
-use crate::{AgentRuntime, AgentState, AgentView, Exit, ExitReason, ExitStatus};
+use crate::runtimes::{EventReader, LineKind, Mismatch};
+use crate::sanitize::{sanitize_line, sanitize_text};
+use crate::transcript::content_text;
+use crate::{Activity, AgentRuntime, AgentState, AgentView, Exit, ExitReason, ExitStatus};
 
-/// Time without output after which a generic agent is idle, in milliseconds.
+/// Time without output after which an agent without events is idle, in milliseconds.
 const IDLE_AFTER_MS: u64 = 10_000;
 /// Maximum length of a text in the view, and of a tool's id, in characters.
 const MAX_CHARS: usize = 200;
+/// Maximum length of the answer in the view, in characters.
+const MAX_ANSWER_CHARS: usize = 1000;
 /// Maximum number of tools tracked as running; beyond it the oldest are dropped.
 const MAX_TOOLS: usize = 64;
 
+/// A running tool; [`AgentView::tools`] contains its name.
 #[derive(Debug)]
 struct RunningTool {
     id: String,
-    name: String,
     /// The tool has reported progress, so it no longer waits for a permission.
     progressed: bool,
+}
+
+/// A change of a tool.
+#[derive(Debug, Clone, Copy)]
+enum ToolStep<'a> {
+    /// The tool of this name started.
+    Started(&'a str),
+    Progressed,
+    Ended,
 }
 
 /// The state of one agent, derived from its output.
 #[derive(Debug, Default)]
 pub struct Glasspane {
-    runtime: AgentRuntime,
+    reader: EventReader,
     lines: LineSplitter,
     view: AgentView,
+    mismatch: Option<Mismatch>,
     tools: Vec<RunningTool>,
+    /// The start of the message that is being streamed.
+    message: String,
+    /// The agent has reported that its work failed, and no success since.
+    work_failed: bool,
     /// The state without regard to a stall.
     unstalled_state: AgentState,
     stalled: bool,
@@ -54,9 +73,11 @@ impl Glasspane {
     #[must_use]
     pub fn new(runtime: AgentRuntime, now: u64) -> Self {
         Self {
-            runtime,
+            reader: EventReader::new(runtime),
             view: AgentView {
+                runtime,
                 since: now,
+                guessed: is_guessed(runtime),
                 ..AgentView::default()
             },
             ..Self::default()
@@ -81,11 +102,17 @@ impl Glasspane {
         &self.view
     }
 
-    /// Returns whether [`Glasspane::push_output`] must receive every byte; otherwise [`Glasspane::record_activity`] is
-    /// enough.
+    /// Returns whether [`Glasspane::push_output`] must receive every byte. Changes to `false` when an unknown runtime has
+    /// turned out to be `generic`.
     #[must_use]
     pub fn needs_output(&self) -> bool {
-        self.runtime != AgentRuntime::Generic
+        self.reader.runtime() != AgentRuntime::Generic
+    }
+
+    /// Returns whether [`Glasspane::record_activity`] must be called when the agent has written something to either stream.
+    #[must_use]
+    pub fn needs_activity(&self) -> bool {
+        self.view.guessed
     }
 
     /// Parses bytes that the agent wrote to stdout.
@@ -95,9 +122,11 @@ impl Glasspane {
         }
         self.view.last_activity = Some(now);
         let mut lines = std::mem::take(&mut self.lines);
-        lines.push(bytes, |line| self.parse_line(line, now));
+        lines.push(bytes, |line| self.read_line(line, now));
         self.lines = lines;
-        if self.unstalled_state == AgentState::Starting {
+        if self.view.guessed {
+            self.record_activity(now);
+        } else if self.unstalled_state == AgentState::Starting {
             self.set_state(AgentState::Idle, now);
         }
     }
@@ -112,7 +141,7 @@ impl Glasspane {
     /// Records that the agent wrote something.
     pub fn record_activity(&mut self, now: u64) {
         self.view.last_activity = Some(now);
-        if !self.needs_output() {
+        if self.view.guessed {
             self.set_state(AgentState::Working, now);
         }
     }
@@ -127,6 +156,8 @@ impl Glasspane {
     /// incomplete last line.
     pub fn record_restart(&mut self, reason: Option<&str>, now: u64) {
         self.lines = LineSplitter::default();
+        self.reader.reset();
+        self.work_failed = false;
         self.clear_tools();
         self.view.queued = 0;
         if let Some(reason) = reason {
@@ -135,8 +166,9 @@ impl Glasspane {
         self.set_state(AgentState::Starting, now);
     }
 
-    /// Records the end of the agent. The state is final. `error` is the reason if the end is not the agent's own, such as
-    /// a limit, or if the exit status is unknown.
+    /// Records the end of the agent. The state is final: `done` after exit code 0, unless the agent has reported that its
+    /// work failed. `error` is the reason if the end is not the agent's own, such as a limit, or if the exit status is
+    /// unknown.
     pub fn record_exit(&mut self, exit: &Exit, error: Option<&str>, now: u64) {
         self.stalled = false;
         let killed = exit.status.is_some() && exit.reason == ExitReason::KilledByUser;
@@ -147,8 +179,11 @@ impl Glasspane {
                 self.view.last_error = Some(sanitize_line(reason, MAX_CHARS));
                 true
             }
-            (Some(status), None) => status != ExitStatus::Code(0),
+            (Some(status), None) => status != ExitStatus::Code(0) || self.work_failed,
         };
+        self.reader.end();
+        self.view.runtime = self.reader.runtime();
+        self.set_mismatch(self.reader.mismatch(true));
         let state = match failed {
             true => AgentState::Error,
             false => AgentState::Done,
@@ -162,88 +197,169 @@ impl Glasspane {
     /// Returns when [`Glasspane::tick`] must be called if nothing happens before; `None` if it need not be called.
     #[must_use]
     pub fn deadline(&self) -> Option<u64> {
-        let has_timeout = self.runtime == AgentRuntime::Generic
-            && self.unstalled_state == AgentState::Working
-            && !self.exited;
+        let has_timeout =
+            self.view.guessed && self.unstalled_state == AgentState::Working && !self.exited;
         self.view
             .last_activity
             .filter(|_| has_timeout)
             .map(|last| last.saturating_add(IDLE_AFTER_MS))
     }
 
-    /// Applies the idle timeout of a generic agent if `now` has reached the deadline.
+    /// Applies the idle timeout of an agent without events if `now` has reached the deadline.
     pub fn tick(&mut self, now: u64) {
         if self.deadline().is_some_and(|deadline| now >= deadline) {
             self.set_state(AgentState::Idle, now);
         }
     }
 
-    fn parse_line(&mut self, line: Option<&[u8]>, now: u64) {
+    fn read_line(&mut self, line: Option<&[u8]>, now: u64) {
         self.view.events += 1;
-        let Some(effect) = line.and_then(|line| events::parse(self.runtime, line)) else {
-            if line.is_none_or(|line| !line.trim_ascii().is_empty()) {
-                self.view.malformed_lines += 1;
-            }
-            return;
+        let mut reader = std::mem::take(&mut self.reader);
+        let kind = match line {
+            Some(line) => reader.read(line, &mut |event| {
+                if !self.exited {
+                    self.apply(event, now);
+                }
+            }),
+            None => LineKind::NotAnEvent,
         };
-        if !self.exited {
-            self.apply(effect, now);
+        let runtime = reader.runtime();
+        if runtime != self.view.runtime {
+            self.view.runtime = runtime;
+            self.view.guessed = is_guessed(runtime);
+        }
+        self.set_mismatch(reader.mismatch(false));
+        self.reader = reader;
+        let is_empty = line.is_some_and(|line| line.trim_ascii().is_empty());
+        if kind == LineKind::NotAnEvent && !is_empty && !self.view.guessed {
+            self.view.malformed_lines += 1;
         }
     }
 
-    fn apply(&mut self, effect: EventEffect, now: u64) {
+    fn apply(&mut self, event: Event<'_>, now: u64) {
+        use AgentState::{Blocked, Idle, Working};
+        match event {
+            Event::Working(activity) => self.set_activity(Working, activity, now),
+            Event::Idle => {
+                self.clear_tools();
+                self.set_activity(Idle, None, now);
+            }
+            Event::Session(id) if !id.is_empty() => {
+                self.view.session = Some(sanitize_line(id, MAX_CHARS));
+            }
+            Event::Prompt(_) => self.set_activity(Working, None, now),
+            Event::MessageStarted => {
+                self.message.clear();
+                self.set_activity(Working, Some(Activity::Waiting), now);
+            }
+            Event::Text(text) => {
+                let room = MAX_ANSWER_CHARS.saturating_sub(self.message.len());
+                self.message
+                    .push_str(&text[..text.floor_char_boundary(room)]);
+                self.set_activity(Working, Some(Activity::Writing), now);
+            }
+            Event::Thinking(_) => self.set_activity(Working, Some(Activity::Thinking), now),
+            Event::BlockEnded => {
+                let message = std::mem::take(&mut self.message);
+                self.set_answer(&message);
+            }
+            Event::Message(content) => {
+                self.message.clear();
+                self.set_message(content);
+                self.set_activity(Working, None, now);
+            }
+            Event::ToolStarted { id, name, .. } => {
+                self.work_failed = false;
+                let started = ToolStep::Started(name);
+                self.apply_tool_step(id, started, now);
+            }
+            Event::ToolProgressed(id) => self.apply_tool_step(id, ToolStep::Progressed, now),
+            Event::ToolEnded { id, .. } => self.apply_tool_step(id, ToolStep::Ended, now),
+            Event::Question(_) => self.set_activity(Blocked, None, now),
+            Event::TurnsEnded(turns) => self.view.turns = self.view.turns.saturating_add(turns),
+            Event::Usage(usage) => self.add_usage(usage),
+            Event::Queued(queued) => self.view.queued = queued,
+            Event::Failed(error) => {
+                self.work_failed = true;
+                // Some agents report the error as a message of the model, too.
+                self.view.answer.take_if(|answer| *answer == error);
+                self.set_error(&error);
+            }
+            Event::Error(error) => self.set_error(&error),
+            Event::Response(response) => {
+                if let Some(error) = response.error {
+                    self.set_error(&error);
+                }
+            }
+            Event::Session(_) | Event::Notice(_) | Event::Output(_) => {}
+        }
+    }
+
+    fn set_mismatch(&mut self, mismatch: Option<Mismatch>) {
+        if self.mismatch != mismatch {
+            self.mismatch = mismatch;
+            self.view.mismatch = mismatch.map(|mismatch| mismatch.message(self.view.runtime));
+        }
+    }
+
+    fn set_error(&mut self, error: &str) {
+        self.view.last_error = Some(sanitize_line(error, MAX_CHARS));
+    }
+
+    fn set_activity(&mut self, state: AgentState, activity: Option<Activity>, now: u64) {
+        self.view.activity = activity;
+        self.set_state(state, now);
+    }
+
+    fn add_usage(&mut self, usage: TokenUsage) {
         let view = &mut self.view;
-        view.turns += u64::from(effect.ends_turn);
-        let usage = effect.usage;
         view.input_tokens = view.input_tokens.saturating_add(usage.input);
         view.cached_tokens = view.cached_tokens.saturating_add(usage.cached);
         view.output_tokens = view.output_tokens.saturating_add(usage.output);
         view.cost_usd += usage.cost_usd;
-        if let Some(error) = effect.error {
-            view.last_error = Some(sanitize_line(&error, MAX_CHARS));
+    }
+
+    /// Records a complete message. It proves that the model answers again.
+    fn set_message(&mut self, content: Content<'_>) {
+        let text = content_text(content);
+        if !text.trim().is_empty() {
+            self.work_failed = false;
+            self.set_answer(&text);
         }
-        if let Some(queued) = effect.queued {
-            view.queued = queued;
+    }
+
+    fn set_answer(&mut self, text: &str) {
+        if text.trim().is_empty() {
+            return;
         }
-        if let Some(state) = effect.state {
-            if state == AgentState::Idle {
-                self.clear_tools();
-            }
-            self.view.activity = effect.activity;
-            self.set_state(state, now);
-        }
-        if let Some(change) = effect.tool {
-            self.apply_tool_change(change, now);
-        }
+        let start: String = text.chars().take(MAX_ANSWER_CHARS).collect();
+        self.view.answer = Some(sanitize_text(&start));
     }
 
     /// Updates the running tools. Tools run in parallel, and one of them may wait for a person: an event of a tool that
     /// has already progressed does not end the blocked state.
-    fn apply_tool_change(&mut self, change: ToolChange, now: u64) {
-        let id = truncate_id(&change.id);
+    fn apply_tool_step(&mut self, id: &str, step: ToolStep<'_>, now: u64) {
+        let id = truncate_id(id);
         let index = self.tools.iter().position(|tool| tool.id == id);
-        let had_progressed = match (change.step, index) {
-            (ToolStep::Started(name), _) => {
-                if self.tools.len() >= MAX_TOOLS {
-                    self.tools.remove(0);
+        let had_progressed = match (step, index) {
+            (ToolStep::Started(name), index) => {
+                if index.is_none() || id.is_empty() {
+                    self.add_tool(id, name);
                 }
-                self.tools.push(RunningTool {
-                    id: id.to_owned(),
-                    name: sanitize_line(&name, MAX_CHARS),
-                    progressed: false,
-                });
                 false
             }
             (ToolStep::Progressed, Some(index)) => {
                 let tool = self.tools.get_mut(index);
                 tool.is_some_and(|tool| std::mem::replace(&mut tool.progressed, true))
             }
-            (ToolStep::Ended, Some(index)) => self.tools.remove(index).progressed,
+            (ToolStep::Ended, Some(index)) => {
+                self.view.tools.remove(index);
+                self.tools.remove(index).progressed
+            }
             (_, None) => false,
         };
-        let current_tool = self.tools.last().map(|tool| tool.name.clone());
-        if self.view.current_tool != current_tool {
-            self.view.current_tool = current_tool;
+        if self.view.current_tool.as_ref() != self.view.tools.last() {
+            self.view.current_tool = self.view.tools.last().cloned();
             self.tool_changes += 1;
         }
         self.view.activity = None;
@@ -252,8 +368,21 @@ impl Glasspane {
         }
     }
 
+    fn add_tool(&mut self, id: &str, name: &str) {
+        if self.tools.len() >= MAX_TOOLS {
+            self.tools.remove(0);
+            self.view.tools.remove(0);
+        }
+        self.view.tools.push(sanitize_line(name, MAX_CHARS));
+        self.tools.push(RunningTool {
+            id: id.to_owned(),
+            progressed: false,
+        });
+    }
+
     fn clear_tools(&mut self) {
         self.tools.clear();
+        self.view.tools.clear();
         self.view.current_tool = None;
         self.view.activity = None;
     }
@@ -273,6 +402,11 @@ impl Glasspane {
             self.state_changes += 1;
         }
     }
+}
+
+/// Returns whether the state of an agent of this runtime is a guess.
+fn is_guessed(runtime: AgentRuntime) -> bool {
+    matches!(runtime, AgentRuntime::Auto | AgentRuntime::Generic)
 }
 
 /// Returns the stored part of a tool's id: at most [`MAX_CHARS`] characters.

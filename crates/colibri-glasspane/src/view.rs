@@ -3,6 +3,8 @@
 use serde::{Deserialize, Serialize};
 use strum::{Display, VariantNames};
 
+use crate::AgentRuntime;
+
 /// State of an agent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
@@ -51,13 +53,28 @@ pub enum Activity {
 /// milliseconds.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct AgentView {
+    /// Runtime of the agent; `auto` until it is recognized.
+    #[serde(default)]
+    pub runtime: AgentRuntime,
     /// Current state.
     pub state: AgentState,
+    /// The state is a guess from the agent's activity, because it reports no events.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guessed: bool,
+    /// Why the output does not fit the runtime.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mismatch: Option<String>,
+    /// Id of the agent's own session.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
     /// Time of the last change of the state.
     pub since: u64,
     /// Name of the running tool; of several, the one that started last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub current_tool: Option<String>,
+    /// Names of all running tools, in the order of their start.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tools: Vec<String>,
     /// Activity, if the runtime reports it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub activity: Option<Activity>,
@@ -78,6 +95,9 @@ pub struct AgentView {
     /// The last error that the agent reported, or the reason for the last restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+    /// The last message of the model; at most its first 1000 characters.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
     /// Number of lines on stdout, events or not.
     pub events: u64,
     /// Number of lines that are not a JSON object or too long.

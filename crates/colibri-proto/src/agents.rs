@@ -57,8 +57,11 @@ pub struct Agent {
     /// kernel without the fixes, and an agent that is root in its jail.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Runtime of the agent.
+    /// Runtime of the agent; `auto` until it is recognized.
     pub runtime: AgentRuntime,
+    /// The state is a guess from the agent's activity, because it reports no events.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub guessed: bool,
     /// Restart policy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
@@ -86,7 +89,7 @@ pub struct Agent {
     /// What the agent's proxy has refused; absent if it has refused nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSummary>,
-    /// What the agent's events report; absent for runtime `generic`.
+    /// What the agent's events report; absent for an agent without events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(with = "Option<serde_json::Value>")]
     pub view: Option<AgentView>,

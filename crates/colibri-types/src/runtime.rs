@@ -11,12 +11,28 @@ use strum::{Display, EnumString, IntoStaticStr, VariantArray, VariantNames};
 #[strum(serialize_all = "lowercase")]
 #[strum(parse_err_ty = UnknownName, parse_err_fn = unknown_runtime)]
 pub enum AgentRuntime {
+    /// Recognized from the program, its arguments and the first lines of its output.
+    #[default]
+    Auto,
     /// `pi --mode json` or `--mode rpc`.
     Pi,
     /// `zot --json` or `zot rpc`.
     Zot,
-    /// Any other program: its state follows from activity and exit only.
-    #[default]
+    /// Any agent that speaks the Agent Client Protocol on its standard input and output.
+    Acp,
+    /// Claude Code: `claude --output-format stream-json`.
+    Claude,
+    /// Codex CLI: `codex exec --json` or `codex app-server`.
+    Codex,
+    /// Gemini CLI: `gemini --output-format stream-json`.
+    Gemini,
+    /// Qwen Code: `qwen --output-format stream-json`.
+    Qwen,
+    /// `opencode run --format json`.
+    Opencode,
+    /// Copilot CLI: `copilot --output-format json`.
+    Copilot,
+    /// Any other program: its state is a guess from its activity.
     Generic,
 }
 
@@ -71,7 +87,7 @@ mod tests {
         }
         assert_eq!(
             "aider".parse::<AgentRuntime>().unwrap_err().to_string(),
-            "unknown runtime \"aider\"; give one of: pi, zot, generic"
+            "unknown runtime \"aider\"; give one of: auto, pi, zot, acp, claude, codex, gemini, qwen, opencode, copilot, generic"
         );
     }
 }

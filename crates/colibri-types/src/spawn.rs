@@ -229,7 +229,7 @@ mod umask_bits {
     }
 }
 
-/// Reads a runtime; one that a later release wrote reads as `generic`.
+/// Reads a runtime; one that a later release wrote reads as `auto`.
 fn known_runtime<'de, D: Deserializer<'de>>(from: D) -> Result<Option<AgentRuntime>, D::Error> {
     let name = Option::<String>::deserialize(from)?;
     Ok(name.map(|name| name.parse().unwrap_or_default()))
@@ -431,11 +431,11 @@ mod tests {
     }
 
     #[test]
-    fn unknown_runtime_is_generic_only_in_a_record() {
+    fn unknown_runtime_is_auto_only_in_a_record() {
         let text = r#"{"program":"p","runtime":"later"}"#;
         assert!(serde_json::from_str::<SpawnRequest>(text).is_err());
         let record: AgentSpawnConfig = serde_json::from_str(text).unwrap();
-        assert_eq!(record.runtime, Some(AgentRuntime::Generic));
+        assert_eq!(record.runtime, Some(AgentRuntime::Auto));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use colibri_client::{AgentEntry, AgentState};
 use jiff::Timestamp;
 
-use crate::tables::{age, jail_name, list_order, short_bytes, short_count};
+use crate::tables::{age, jail_name, list_order, short_bytes, short_count, state_text};
 
 /// A column of the table; the declared order is the order from left to right.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -97,7 +97,7 @@ impl Column {
             Name if with_id => agent.name.clone(),
             Name => Some(name(entry).to_owned()),
             Id => Some(agent.id.clone()),
-            State => Some(agent.state.to_string()),
+            State => Some(state_text(agent)),
             Since => entry.since.as_deref().map(|since| age(since, now)),
             Tool => entry.current_tool.clone(),
             Cpu => usage.and_then(|usage| usage.cpu_percent).map(percent),

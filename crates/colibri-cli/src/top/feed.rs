@@ -114,7 +114,7 @@ pub(super) async fn prompt(client: Client, id: String, text: String) -> Option<U
         client.command(&agent, &command, INPUT_TIMEOUT).await
     };
     Some(Update::Message(match sent.await {
-        Ok(()) => format!("sent to {id}"),
+        Ok(_) => format!("sent to {id}"),
         Err(error) => format!("cannot send to {id}: {error}"),
     }))
 }

@@ -155,14 +155,13 @@ impl AgentSupervisor {
         if !is_behind {
             self.run = self.run.max(status.run);
             self.restart_message.clone_from(&status.restart_message);
-            if self.parser.pane.needs_output() {
-                if !has_ended {
-                    self.parser = self
-                        .parser
-                        .parse_some(status.stdout, MAX_BACKLOG_BYTES, now)
-                        .await;
-                }
-            } else if written > self.active_bytes {
+            if self.parser.pane.needs_output() && !has_ended {
+                self.parser = self
+                    .parser
+                    .parse_some(status.stdout, MAX_BACKLOG_BYTES, now)
+                    .await;
+            }
+            if self.parser.pane.needs_activity() && written > self.active_bytes {
                 let last = match self.is_first_of_adopted() {
                     true => last_write_ms(&self.parser.agent, state, now).await,
                     false => now,

@@ -108,7 +108,7 @@ impl EventParser {
 
     fn parse(&mut self, end: u64, now: u64) {
         let mut buffer = vec![0; READ_BYTES];
-        while self.cursor < end {
+        while self.cursor < end && self.pane.needs_output() {
             let left = usize::try_from(end - self.cursor).unwrap_or(READ_BYTES);
             let room = buffer.get_mut(..left.min(READ_BYTES)).unwrap_or_default();
             let id = &self.agent.spec.id;

@@ -1,20 +1,25 @@
 //! Converts agent output into a readable transcript: messages, tool calls and results, questions. All texts are
 //! sanitized. [`crate::TranscriptFormatter`] formats it for a terminal.
 
-mod pi;
 mod summary;
-mod zot;
 
-use serde_json::Value;
-
-use crate::events::{self, TokenUsage, ToolStep};
+use crate::AgentRuntime;
+use crate::event::{Content, Event, TokenUsage};
 use crate::line_splitter::LineSplitter;
 use crate::question::Question;
+use crate::runtimes::{EventReader, LineKind};
 use crate::sanitize::{Sanitizer, sanitize_line, sanitize_text};
-use crate::{AgentRuntime, AgentState};
+
+pub(crate) use summary::{arguments_line, content_text};
 
 /// Maximum length of a line of a tool call or result, in characters.
 const MAX_LINE_CHARS: usize = 200;
+
+/// Maximum number of running tool calls whose names are stored.
+const MAX_OPEN_CALLS: usize = 64;
+
+/// Maximum length of a line that may be an event of an unknown runtime, in bytes.
+const MAX_HELD_BYTES: usize = 64 << 10;
 
 /// An item of a transcript. Texts contain no control characters except LF and tab; a text documented as a line contains
 /// neither.
@@ -81,8 +86,10 @@ struct OpenCall {
 /// Parses the output of one agent into transcript items.
 #[derive(Default)]
 pub struct Transcript {
-    runtime: AgentRuntime,
+    reader: EventReader,
     lines: LineSplitter,
+    /// The start of a line of an agent whose runtime is not recognized yet.
+    unrecognized: UnrecognizedLine,
     output: Sanitizer,
     errors: Sanitizer,
     /// Fragments of the current message were emitted.
@@ -92,10 +99,22 @@ pub struct Transcript {
     /// Id of the last emitted call if no other item followed it.
     last_call: Option<String>,
     open_question: Option<Question>,
+    /// The last emitted error of the current work.
+    last_error: Option<String>,
     turns: u64,
     usage: TokenUsage,
     /// Items of the output that is being parsed.
     items: Vec<TranscriptItem>,
+}
+
+/// The current line of an agent whose runtime is not recognized yet. Only a line that starts with `{` can be an event, so
+/// others are shown before they are complete.
+#[derive(Debug, Default)]
+struct UnrecognizedLine {
+    /// The start of a line that may be an event.
+    held: Vec<u8>,
+    /// The line is not an event.
+    is_text: bool,
 }
 
 impl Transcript {
@@ -103,21 +122,61 @@ impl Transcript {
     #[must_use]
     pub fn new(runtime: AgentRuntime) -> Self {
         Self {
-            runtime,
+            reader: EventReader::new(runtime),
             ..Self::default()
         }
     }
 
     /// Parses bytes that the agent wrote to standard output.
     pub fn push_stdout(&mut self, bytes: &[u8]) -> Vec<TranscriptItem> {
-        if self.runtime == AgentRuntime::Generic {
-            let text = self.output.push(bytes);
-            return Vec::from_iter(non_empty(text).map(TranscriptItem::Output));
+        let mut rest = bytes;
+        while self.reader.runtime() == AgentRuntime::Auto && !rest.is_empty() {
+            let end = memchr::memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+            let (line, tail) = rest.split_at(end);
+            self.push_unrecognized(line);
+            rest = tail;
         }
-        let mut lines = std::mem::take(&mut self.lines);
-        lines.push(bytes, |line| self.parse_line(line));
-        self.lines = lines;
+        if self.reader.runtime() == AgentRuntime::Generic {
+            self.push_plain(rest);
+        } else {
+            let mut lines = std::mem::take(&mut self.lines);
+            lines.push(rest, |line| self.parse_line(line));
+            self.lines = lines;
+        }
         std::mem::take(&mut self.items)
+    }
+
+    /// Parses a line, or a part of one, of an agent whose runtime is not recognized.
+    fn push_unrecognized(&mut self, part: &[u8]) {
+        let mut held = std::mem::take(&mut self.unrecognized.held);
+        let is_line_end = part.ends_with(b"\n");
+        self.unrecognized.is_text |= held.is_empty() && part.first() != Some(&b'{');
+        if self.unrecognized.is_text {
+            if is_line_end {
+                self.reader.count_unrecognized(part.len());
+                self.unrecognized.is_text = false;
+            }
+            return self.push_plain(part);
+        }
+        held.extend_from_slice(part);
+        if is_line_end {
+            self.parse_line(held.strip_suffix(b"\n"));
+            if !self.reader.has_events() {
+                self.push_plain(&held);
+            }
+        } else if held.len() > MAX_HELD_BYTES {
+            self.reader.count_unrecognized(held.len());
+            self.push_plain(&held);
+            self.unrecognized.is_text = true;
+        } else {
+            self.unrecognized.held = held;
+        }
+    }
+
+    fn push_plain(&mut self, bytes: &[u8]) {
+        let text = self.output.push(bytes);
+        self.items
+            .extend(non_empty(text).map(TranscriptItem::Output));
     }
 
     /// Parses bytes that the agent wrote to standard error.
@@ -128,7 +187,7 @@ impl Transcript {
 
     /// Records a gap in the output. Discards the state, and ignores events up to the end of the next line.
     pub fn skip_gap(&mut self) {
-        *self = Self::new(self.runtime);
+        *self = Self::new(self.reader.runtime());
         self.lines = LineSplitter::mid_line();
     }
 
@@ -152,31 +211,13 @@ impl Transcript {
         if line.trim_ascii().is_empty() {
             return;
         }
-        let event: Option<Value> = serde_json::from_slice(line).ok();
-        let effect = events::parse(self.runtime, line);
-        let (Some(event), Some(effect)) = (event, effect) else {
-            let text = sanitize_line(&String::from_utf8_lossy(line), MAX_LINE_CHARS);
-            return self.items.push(TranscriptItem::Malformed(text));
-        };
-        let continues = matches!(effect.state, Some(AgentState::Working | AgentState::Idle));
-        let step = effect.tool.map(|change| change.step);
-        if continues || step == Some(ToolStep::Ended) {
-            self.open_question = None;
-        }
-        self.turns += u64::from(effect.ends_turn);
-        let usage = effect.usage;
-        let input = usage.input.saturating_add(usage.cached);
-        self.usage.input = self.usage.input.saturating_add(input);
-        self.usage.output = self.usage.output.saturating_add(usage.output);
-        self.usage.cost_usd += usage.cost_usd;
         let count_before = self.items.len();
-        match self.runtime {
-            AgentRuntime::Zot => self.push_zot_event(&event),
-            AgentRuntime::Pi => self.push_pi_event(&event),
-            AgentRuntime::Generic => {}
-        }
-        if effect.state == Some(AgentState::Idle) {
-            self.push_idle();
+        let mut reader = std::mem::take(&mut self.reader);
+        let kind = reader.read(line, &mut |event| self.apply(event));
+        self.reader = reader;
+        if kind == LineKind::NotAnEvent && self.reader.has_events() {
+            let text = sanitize_line(&String::from_utf8_lossy(line), MAX_LINE_CHARS);
+            self.items.push(TranscriptItem::Malformed(text));
         }
         if self.items.len() > count_before
             && !matches!(self.items.last(), Some(TranscriptItem::ToolCall { .. }))
@@ -185,98 +226,132 @@ impl Transcript {
         }
     }
 
+    fn apply(&mut self, event: Event<'_>) {
+        match event {
+            Event::Working(_) => self.open_question = None,
+            Event::Idle => {
+                self.open_question = None;
+                self.push_idle();
+            }
+            Event::Prompt(content) => {
+                self.open_question = None;
+                let text = content_text(content);
+                self.items.extend(non_empty(text).map(TranscriptItem::User));
+            }
+            Event::MessageStarted => {
+                self.open_question = None;
+                self.streamed = false;
+            }
+            Event::Text(text) => {
+                self.streamed = true;
+                self.push_fragment(text, TranscriptItem::Text);
+            }
+            Event::Thinking(text) => self.push_fragment(text, TranscriptItem::Thinking),
+            Event::BlockEnded => self.items.push(TranscriptItem::BlockEnd),
+            Event::Message(content) => self.end_message(content),
+            Event::ToolStarted {
+                id,
+                name,
+                arguments,
+            } => self.push_tool_call(id, name, arguments_line(&arguments.to_value())),
+            Event::ToolEnded { id, result, failed } => self.push_tool_result(id, result, failed),
+            Event::Question(question) => {
+                self.open_question = Some(question.clone());
+                self.items.push(TranscriptItem::Question(question));
+            }
+            Event::TurnsEnded(turns) => self.turns = self.turns.saturating_add(turns),
+            Event::Usage(usage) => self.usage.add(usage),
+            Event::Queued(0) => {}
+            Event::Queued(1) => self.notice("1 prompt queued"),
+            Event::Queued(count) => self.notice(&format!("{count} prompts queued")),
+            Event::Failed(error) | Event::Error(error) => self.error(&error),
+            Event::Notice(text) => self.notice(&text),
+            Event::Output(text) => self.items.push(TranscriptItem::Output(sanitize_text(text))),
+            Event::Response(response) => {
+                if let Some(error) = response.error {
+                    self.error(&format!("{}: {error}", response.command));
+                }
+            }
+            Event::ToolProgressed(_) | Event::Session(_) => {}
+        }
+    }
+
     fn push_idle(&mut self) {
         self.open_calls.clear();
+        self.last_error = None;
         let turns = std::mem::take(&mut self.turns);
         let usage = std::mem::take(&mut self.usage);
         if turns > 0 || usage != TokenUsage::default() {
             self.items.push(TranscriptItem::Idle {
                 turns,
-                input_tokens: usage.input,
+                input_tokens: usage.input.saturating_add(usage.cached),
                 output_tokens: usage.output,
                 cost_usd: usage.cost_usd,
             });
         }
     }
 
-    fn push_tool_call(&mut self, id: &Value, name: &Value, arguments: &Value) {
-        let name = sanitize_line(name.as_str().unwrap_or("?"), MAX_LINE_CHARS);
-        let id = events::string(id);
-        self.last_call = Some(id.clone());
+    fn push_tool_call(&mut self, id: &str, name: &str, arguments: String) {
+        let name = sanitize_line(if name.is_empty() { "?" } else { name }, MAX_LINE_CHARS);
+        self.last_call = Some(id.to_owned());
+        if self.open_calls.len() >= MAX_OPEN_CALLS {
+            self.open_calls.remove(0);
+        }
         self.open_calls.push(OpenCall {
-            id,
+            id: id.to_owned(),
             name: name.clone(),
         });
-        self.items.push(TranscriptItem::ToolCall {
-            name,
-            arguments: summary::arguments_line(arguments),
-        });
+        self.items
+            .push(TranscriptItem::ToolCall { name, arguments });
     }
 
-    fn push_tool_result(&mut self, id: &Value, content: &Value, failed: &Value) {
-        let id = id.as_str().unwrap_or_default();
+    fn push_tool_result(&mut self, id: &str, content: Content<'_>, failed: bool) {
+        self.open_question = None;
         let index = self.open_calls.iter().position(|call| call.id == id);
         let call = index.map(|index| self.open_calls.remove(index));
-        let result = summary::first_lines(&summary::content_text(content));
+        let result = summary::first_lines(&content_text(content));
         self.items.push(TranscriptItem::ToolResult {
             tool: call
                 .map(|call| call.name)
                 .filter(|_| self.last_call.as_deref() != Some(id)),
             text: result.text,
             omitted_lines: result.omitted_lines,
-            failed: failed == true,
+            failed,
         });
     }
 
-    fn push_fragment(&mut self, text: &Value, item: fn(String) -> TranscriptItem) {
-        self.streamed = true;
-        let text = sanitize_text(text.as_str().unwrap_or_default());
-        self.items.extend(non_empty(text).map(item));
+    fn push_fragment(&mut self, text: &str, item: fn(String) -> TranscriptItem) {
+        self.open_question = None;
+        self.items.extend(non_empty(sanitize_text(text)).map(item));
     }
 
     /// Ends a message of the model. Emits the whole message if its fragments were not seen.
-    fn end_message(&mut self, content: &Value) {
+    fn end_message(&mut self, content: Content<'_>) {
+        self.open_question = None;
         if !std::mem::take(&mut self.streamed) {
             self.items
-                .extend(non_empty(summary::content_text(content)).map(TranscriptItem::Text));
+                .extend(non_empty(content_text(content)).map(TranscriptItem::Text));
         }
         self.items.push(TranscriptItem::BlockEnd);
     }
 
-    fn notice(&mut self, text: impl Into<String>) {
-        self.items.push(TranscriptItem::Notice(text.into()));
+    fn notice(&mut self, text: &str) {
+        let text = sanitize_line(text, 2 * MAX_LINE_CHARS);
+        self.items.push(TranscriptItem::Notice(text));
     }
 
-    /// Emits an error message of an event.
-    fn error(&mut self, text: &Value) {
-        self.items.push(TranscriptItem::Error(text_line(text)));
-    }
-
-    /// Emits the reason for which a model stopped; `error` is the message of a failure.
-    fn push_stop(&mut self, reason: &Value, error: &Value) {
-        match reason.as_str().unwrap_or_default() {
-            "error" => self.error(error),
-            "aborted" => self.notice("aborted"),
-            "length" => self.notice("the answer was truncated: it is too long"),
-            _ => {}
+    /// Emits an error message. An agent may report the same error in several events.
+    fn error(&mut self, text: &str) {
+        let text = sanitize_line(text, 2 * MAX_LINE_CHARS);
+        if self.last_error.as_ref() != Some(&text) {
+            self.last_error = Some(text.clone());
+            self.items.push(TranscriptItem::Error(text));
         }
-    }
-
-    /// Emits the refusal of a command by the agent.
-    fn push_refusal(&mut self, response: &Value) {
-        let command = text_line(&response["command"]);
-        let text = format!("{command}: {}", text_line(&response["error"]));
-        self.items.push(TranscriptItem::Error(text));
     }
 }
 
 fn non_empty(text: String) -> Option<String> {
     Some(text).filter(|text| !text.is_empty())
-}
-
-/// Returns a text field of an event as a sanitized line.
-fn text_line(text: &Value) -> String {
-    sanitize_line(&events::error_text(text), 2 * MAX_LINE_CHARS)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::MAX_LINE_CHARS;
+use crate::event::Content;
 use crate::sanitize::{sanitize_line, sanitize_text};
 
 /// Maximum number of lines shown of a tool's result.
@@ -16,13 +17,16 @@ pub(super) struct FirstLines {
 }
 
 /// Returns the sanitized text of the content blocks of a message or a result.
-pub(super) fn content_text(content: &Value) -> String {
+pub(crate) fn content_text(content: Content<'_>) -> String {
+    if let Content::Text(text) = content {
+        return sanitize_text(text);
+    }
     let block = |block: &Value| match block["type"].as_str() {
         Some("text") => block["text"].as_str().map(sanitize_text),
         Some("image") => Some("(an image)".to_owned()),
         _ => None,
     };
-    match content {
+    match content.to_value().as_ref() {
         Value::String(text) => sanitize_text(text),
         Value::Array(blocks) => {
             let texts: Vec<String> = blocks.iter().filter_map(block).collect();
@@ -47,7 +51,7 @@ pub(super) fn first_lines(text: &str) -> FirstLines {
 }
 
 /// Returns a tool's arguments as one line: a single value without its name, several as `name=value`.
-pub(super) fn arguments_line(arguments: &Value) -> String {
+pub(crate) fn arguments_line(arguments: &Value) -> String {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),

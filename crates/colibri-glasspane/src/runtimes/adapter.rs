@@ -1,0 +1,46 @@
+//! Lines of `colibri-adapter`, which holds the session of an agent whose protocol has one. It writes them between the
+//! messages of the protocol, and reads commands in this form.
+
+use serde_json::{Value, json};
+
+use super::LineKind;
+use crate::event::{Event, text};
+use crate::{AgentCommand, CommandResponse, PromptDelivery};
+
+/// Reports a line of the adapter; `None` if the line is something else.
+pub(super) fn parse(event: &Value, emit: &mut dyn FnMut(Event<'_>)) -> Option<LineKind> {
+    match event["type"].as_str()? {
+        "response" => emit(Event::Response(CommandResponse::new(
+            event["id"].as_str(),
+            text(&event["command"]),
+            event["error"].as_str(),
+        ))),
+        "queue_update" => emit(Event::Queued(event["queued"].as_u64().unwrap_or(0))),
+        "adapter_error" => {
+            emit(Event::Failed(text(&event["message"]).into()));
+            emit(Event::Idle);
+        }
+        _ => return None,
+    }
+    Some(LineKind::Event)
+}
+
+/// Encodes a prompt or an abort.
+pub(super) fn encode(id: &str, command: &AgentCommand<'_>) -> Value {
+    match command {
+        AgentCommand::Prompt(text, delivery) => {
+            let delivery = match delivery {
+                PromptDelivery::Now => "now",
+                PromptDelivery::Steer => "steer",
+                PromptDelivery::FollowUp => "follow-up",
+            };
+            json!({"id": id, "type": "prompt", "message": text, "delivery": delivery})
+        }
+        AgentCommand::Abort | AgentCommand::Answer(..) => json!({"id": id, "type": "abort"}),
+    }
+}
+
+/// Returns whether the adapter responds to the command.
+pub(super) fn responds(command: &AgentCommand<'_>, _is_busy: bool) -> bool {
+    !matches!(command, AgentCommand::Answer(..))
+}
