@@ -5,16 +5,20 @@ use serde_json::{Value, json};
 
 use super::LineKind;
 use crate::event::{Event, text};
-use crate::{AgentCommand, CommandResponse, PromptDelivery};
+use crate::{Activity, AgentCommand, CommandResponse, PromptDelivery};
 
 /// Reports a line of the adapter; `None` if the line is something else.
 pub(super) fn parse(event: &Value, emit: &mut dyn FnMut(Event<'_>)) -> Option<LineKind> {
     match event["type"].as_str()? {
-        "response" => emit(Event::Response(CommandResponse::new(
-            event["id"].as_str(),
-            text(&event["command"]),
-            event["error"].as_str(),
-        ))),
+        "response" => {
+            let (command, error) = (text(&event["command"]), event["error"].as_str());
+            // The adapter may have to open a session before the prompt reaches the agent.
+            if command == "prompt" && error.is_none() {
+                emit(Event::Working(Some(Activity::Waiting)));
+            }
+            let id = event["id"].as_str();
+            emit(Event::Response(CommandResponse::new(id, command, error)));
+        }
         "queue_update" => emit(Event::Queued(event["queued"].as_u64().unwrap_or(0))),
         "adapter_error" => {
             emit(Event::Failed(text(&event["message"]).into()));
