@@ -28,6 +28,7 @@ pub(crate) fn preparer(global: &Global) -> Result<(Preparer, Installation), CliE
         host: HostEnv::of_process(),
         cgroups: Cgroups::probe(partial.cgroup.as_deref()),
         soft_open_files: None,
+        adapter: settings.adapter,
     };
     let installation = Installation {
         shim: settings.shim,

@@ -376,6 +376,8 @@ pub struct Settings {
     pub backend: Arc<dyn PrivBackend>,
     /// The shim program.
     pub shim: PathBuf,
+    /// The adapter for agents whose protocol has sessions, if it is installed.
+    pub adapter: Option<PathBuf>,
     /// Options of the agents' journals.
     pub journal: JournalOptions,
     /// Address of the metrics endpoint.
@@ -419,6 +421,7 @@ impl Settings {
             engine,
             backend,
             shim,
+            adapter: find_program("colibri-adapter"),
             journal,
             metrics,
             log,

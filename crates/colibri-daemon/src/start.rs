@@ -137,6 +137,7 @@ fn run(mut arguments: DaemonArguments, registries: Registries) -> Result<(), Sta
         host: HostEnv::of_process(),
         cgroups: Cgroups::claim(partial.cgroup.as_deref()),
         soft_open_files: None,
+        adapter: settings.adapter.clone(),
     };
     let previous_limit = process::raise_open_files();
     StateDir::new(settings.state_dir.clone()).open()?;

@@ -19,7 +19,7 @@ pub use command::{
 };
 pub use formatter::TranscriptFormatter;
 pub use question::Question;
-pub use runtimes::recognize_program;
+pub use runtimes::{adapted_runtime, recognize_program};
 pub use state_machine::Glasspane;
 pub use transcript::{Transcript, TranscriptItem};
 pub use view::{Activity, AgentState, AgentView};

@@ -25,6 +25,7 @@ const PROXY_INSIDE: &str = "/dev/colibri-proxy";
 /// Path of colibri-sandbox in a sandbox, as [`PROXY_INSIDE`].
 const SANDBOX_INSIDE: &str = "/dev/colibri-sandbox";
 /// Directory of its libraries, for a root that may lack them.
+const ADDED_PROGRAM_INSIDE: &str = "/dev/colibri-adapter";
 const LIBRARIES_INSIDE: &str = "/dev/colibri-lib";
 /// Capabilities that colibri-sandbox has in the namespace of bwrap, and drops: for mounts, to limit the number of user namespaces,
 /// and to map the user of that namespace (user_namespaces(7)).
@@ -380,7 +381,9 @@ impl Bubblewrap {
         let contains = |outer: &Mount| {
             outer.target != mount.target && mount.target.is_in(outer.target.as_str())
         };
-        let is_private = self.shows_minimal(jail) || mount.target.is_in("/tmp");
+        let private = ["/tmp", "/dev"];
+        let is_private =
+            self.shows_minimal(jail) || private.iter().any(|private| mount.target.is_in(private));
         !is_private || jail.mounts.iter().any(contains)
     }
 
@@ -639,6 +642,26 @@ impl JailEngine for Bubblewrap {
 
     fn cleaning_program(&self, jail: &EphemeralJail) -> Option<&JailPath> {
         self.completing(jail).map(|sandbox| &sandbox.program)
+    }
+
+    fn add_program(&self, jail: &mut EphemeralJail, program: &JailPath) -> Option<CommandLine> {
+        let sandbox = self.completing(jail)?;
+        let linker = sandbox.libraries.first();
+        let linker = linker.filter(|_| jail.path != JailPath::root());
+        let command = match linker {
+            None => CommandLine::unchecked(ADDED_PROGRAM_INSIDE, Vec::new()),
+            Some(linker) => {
+                let words = ["--library-path", LIBRARIES_INSIDE, ADDED_PROGRAM_INSIDE];
+                CommandLine::unchecked(&library_inside(linker), words.map(str::to_owned).to_vec())
+            }
+        };
+        jail.mounts.push(Mount {
+            source: program.clone(),
+            target: JailPath(ADDED_PROGRAM_INSIDE.to_owned()),
+            read_only: true,
+            protection: Protection::Nothing,
+        });
+        Some(command)
     }
 
     fn held_paths(&self, jail: &EphemeralJail) -> Vec<HeldPath> {

@@ -86,6 +86,14 @@ impl CommandLine {
         }
     }
 
+    /// Returns `outer SELF`: the words of `outer` before those of this command.
+    #[must_use]
+    pub fn after(self, outer: Self, words: impl IntoIterator<Item = &'static str>) -> Self {
+        let mut args = outer.args;
+        args.extend(words.into_iter().map(str::to_owned));
+        self.wrapped_by(&outer.program, args)
+    }
+
     /// Returns `program args… SELF`. The strings contain no NUL byte.
     pub(crate) fn wrapped_by(self, program: &str, mut args: Vec<String>) -> Self {
         args.push(self.program);

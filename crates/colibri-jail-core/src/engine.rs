@@ -119,6 +119,12 @@ pub trait JailEngine: fmt::Debug + Send + Sync {
         None
     }
 
+    /// Makes a program of the host executable in `jail`, and returns how to execute it there; `None` if the engine cannot.
+    /// The program uses the same libraries as those of the engine.
+    fn add_program(&self, _jail: &mut EphemeralJail, _program: &JailPath) -> Option<CommandLine> {
+        None
+    }
+
     /// Returns the paths of the host that the caller opens once, before the first run, and passes to each run of
     /// [`JailEngine::command_line`] as descriptors of these numbers.
     fn held_paths(&self, _jail: &EphemeralJail) -> Vec<HeldPath> {

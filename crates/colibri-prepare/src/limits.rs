@@ -190,6 +190,7 @@ mod tests {
             host: HostEnv::default(),
             cgroups: cgroups.clone(),
             soft_open_files: None,
+            adapter: None,
         }
     }
 

@@ -9,6 +9,7 @@ use colibri_jail_core::{
     masked_paths,
 };
 
+use colibri_glasspane::{AgentRuntime, adapted_runtime};
 use colibri_priv::PrivBackend;
 use colibri_sys::known_daemons::KnownDaemons;
 use colibri_sys::passwd::{find_home, find_user};
@@ -93,6 +94,8 @@ pub struct Preparer {
     pub cgroups: Cgroups,
     /// Soft limit of open files for agents without `open_files`; absent: that of this process.
     pub soft_open_files: Option<u64>,
+    /// The program that drives agents whose protocol has sessions; absent if it is not installed.
+    pub adapter: Option<PathBuf>,
 }
 
 impl Preparer {
@@ -203,12 +206,25 @@ impl Preparer {
                 self.complete_sandbox(jail, home, &config.limits(), &host)?;
             }
         }
+        let mut warnings = Vec::new();
+        let started = match self.adapter_command(config, &mut confinement) {
+            None => agent.clone(),
+            Some(Ok((adapter, protocol))) => {
+                agent.clone().after(adapter, [protocol.as_str(), "--"])
+            }
+            Some(Err(warning)) => {
+                warnings.push(warning);
+                agent.clone()
+            }
+        };
         let (mut pre_run, mut post_run) = (Vec::new(), Vec::new());
         let mut monitored = None;
         let mut has_monitor = false;
-        let (command, privilege) = match confinement.clone().into_op(workdir.clone(), agent.clone())
+        let (command, privilege) = match confinement
+            .clone()
+            .into_op(workdir.clone(), started.clone())
         {
-            None => (agent.clone(), "none".to_owned()),
+            None => (started, "none".to_owned()),
             Some(op) => {
                 let limits = config.limits();
                 let elevate = |ops: Vec<JailOp>| -> Result<Vec<CommandLine>, PrepareError> {
@@ -237,7 +253,7 @@ impl Preparer {
         let names_user = config.jail.as_ref().is_some_and(|jail| jail.user.is_some());
         let is_root = has_monitor && !self.backend.monitors() && !names_user;
         let mut network_events = false;
-        let mut warnings = Vec::from_iter(is_root.then(|| ROOT_WARNING.to_owned()));
+        warnings.extend(is_root.then(|| ROOT_WARNING.to_owned()));
         if let Confinement::Ephemeral(jail) = &confinement {
             if !jail.allow.is_empty() {
                 network_events = jail.sandbox.completed || engine.outer_proxy().is_some();
@@ -268,6 +284,37 @@ impl Preparer {
             held: Vec::new(),
             warnings,
         })
+    }
+}
+
+impl Preparer {
+    /// Returns the command of the adapter for an agent whose protocol has sessions, and the protocol. `None` if the agent
+    /// needs none; a warning if the adapter cannot be executed where the agent runs.
+    fn adapter_command(
+        &self,
+        config: &AgentSpawnConfig,
+        confinement: &mut Confinement,
+    ) -> Option<Result<(CommandLine, AgentRuntime), String>> {
+        let runtime = config.runtime.unwrap_or_default();
+        let protocol = adapted_runtime(runtime, &config.program, &config.args)?;
+        let path: Option<JailPath> = self
+            .adapter
+            .as_ref()
+            .and_then(|path| path.to_str()?.parse().ok());
+        let command = path.and_then(|path| match confinement {
+            Confinement::Ephemeral(jail) => match self.engine.add_program(jail, &path) {
+                // A root of the host shows the program at its path.
+                None if jail.path == JailPath::root() => {
+                    CommandLine::new(path.as_str(), [""; 0]).ok()
+                }
+                command => command,
+            },
+            Confinement::None => CommandLine::new(path.as_str(), [""; 0]).ok(),
+            Confinement::Persistent { .. } => None,
+        });
+        Some(command.map(|command| (command, protocol)).ok_or_else(|| {
+            "colibri-adapter is not installed or cannot be executed in this jail, so the agent reads no prompts of colibri; send messages of its protocol with colibri send".to_owned()
+        }))
     }
 }
 

@@ -148,6 +148,7 @@ mod tests {
                 host: crate::HostEnv::default(),
                 cgroups: crate::Cgroups::Unavailable("".into()),
                 soft_open_files: None,
+                adapter: None,
             },
             state: crate::StateDir::new(PathBuf::from("/nonexistent")),
             shim: PathBuf::from("/nonexistent/shim"),

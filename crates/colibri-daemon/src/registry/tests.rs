@@ -26,6 +26,7 @@ pub(crate) fn spawner_in(dir: &Path) -> Spawner {
         host: HostEnv::from_variables([]),
         cgroups: Cgroups::Unavailable("not claimed".into()),
         soft_open_files: None,
+        adapter: settings.adapter,
     };
     let spawner = Spawner::new(preparer, settings.state_dir, settings.shim);
     spawner.state.open().unwrap();

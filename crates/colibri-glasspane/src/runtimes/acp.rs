@@ -29,6 +29,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     encode,
     responds: adapter::responds,
     reads_no_commands: |_| None,
+    needs_adapter: |_| true,
     earliest: PromptDelivery::FollowUp,
 };
 

@@ -26,6 +26,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     reads_no_commands: |args| {
         (!args.contains(&"app-server")).then_some("start codex app-server instead of codex exec")
     },
+    needs_adapter: |args| args.contains(&"app-server"),
     earliest: PromptDelivery::Steer,
 };
 

@@ -57,6 +57,8 @@ pub(crate) struct Dialect {
     pub(crate) responds: fn(&AgentCommand<'_>, bool) -> bool,
     /// Returns why an agent that was started with these arguments reads no commands; `None` if it reads them.
     pub(crate) reads_no_commands: fn(&[&str]) -> Option<&'static str>,
+    /// Returns whether colibri-adapter drives an agent with these arguments.
+    pub(crate) needs_adapter: fn(&[&str]) -> bool,
     /// The earliest delivery of a prompt that a working agent accepts.
     pub(crate) earliest: PromptDelivery,
 }
@@ -97,6 +99,21 @@ pub fn recognize_program(program: &str, args: &[String]) -> Option<AgentRuntime>
     }
     let fits = |dialect: &&Dialect| (dialect.is_program)(name, &args);
     DIALECTS.iter().find(fits).map(|dialect| dialect.runtime)
+}
+
+/// Returns the runtime, which is also the name of its protocol, of an agent that colibri-adapter drives.
+#[must_use]
+pub fn adapted_runtime(
+    runtime: AgentRuntime,
+    program: &str,
+    args: &[String],
+) -> Option<AgentRuntime> {
+    let runtime = match runtime {
+        AgentRuntime::Auto => recognize_program(program, args)?,
+        runtime => runtime,
+    };
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    (Dialect::of(runtime)?.needs_adapter)(&args).then_some(runtime)
 }
 
 /// Returns the last component of a path, without the extension of a script.

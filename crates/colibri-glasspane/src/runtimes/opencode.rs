@@ -18,6 +18,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     encode: |_, _| Err(CommandError::new(READS_NOTHING.to_owned())),
     responds: |_, _| false,
     reads_no_commands: |_| Some(READS_NOTHING),
+    needs_adapter: |_| false,
     earliest: PromptDelivery::Now,
 };
 

@@ -26,6 +26,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     reads_no_commands: |args| {
         (!has_option(args, "--mode", &["rpc"])).then_some("start pi with --mode rpc")
     },
+    needs_adapter: |_| false,
     earliest: PromptDelivery::Steer,
 };
 

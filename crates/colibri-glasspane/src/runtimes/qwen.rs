@@ -27,6 +27,7 @@ pub(super) const DIALECT: Dialect = Dialect {
         (!has_option(args, "--input-format", &["stream-json"]))
             .then_some("start qwen with --input-format stream-json")
     },
+    needs_adapter: |_| false,
     earliest: PromptDelivery::Now,
 };
 

@@ -28,6 +28,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     reads_no_commands: |args| {
         (!args.contains(&"rpc")).then_some("start zot rpc instead of zot --json")
     },
+    needs_adapter: |_| false,
     earliest: PromptDelivery::Now,
 };
 
