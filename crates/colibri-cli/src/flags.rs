@@ -9,7 +9,7 @@ use crate::args::CliArguments;
 
 /// Fields of spawn requests and jails whose option of `run` has another name. A message with `name` is about the name of
 /// a jail, because this program validates the name of an agent before it sends a request.
-const OPTIONS: [(&str, &str); 10] = [
+const OPTIONS: [(&str, &str); 11] = [
     ("name", "jail-name"),
     ("path", "jail-path"),
     ("template", "jail-template"),
@@ -20,6 +20,7 @@ const OPTIONS: [(&str, &str); 10] = [
     ("mounts", "mount or --workspace"),
     ("workdir", "workspace"),
     ("credentials", "credential"),
+    ("home_files", "home-file"),
 ];
 
 /// Returns the message with each field name in backquotes replaced by its option of `run`.
@@ -53,7 +54,7 @@ mod tests {
             "profile": "p", "program": "sh", "args": ["x"], "env": {"A": "1"}, "cwd": "/", "runtime": "pi", "name": "n",
             "no_input": true, "umask": "022", "restart": {"policy": "always"},
             "jail": {"name": "n", "path": "/", "template": "/", "devfs": true, "fdescfs": true, "ip4": "disable", "user": "u", "mounts": [{"source": "/s"}],
-                "workdir": "/w", "hostname": "h", "allow": ["h:1"], "credentials": ["K@h"], "best_effort": true,
+                "workdir": "/w", "hostname": "h", "allow": ["h:1"], "credentials": ["K@h"], "home_files": [{"target": "x"}], "best_effort": true,
                 "limits": {"memory": "1G", "processes": 9, "cpu": 1, "open_files": 9, "wall_time": 9}},
         }))
         .unwrap();

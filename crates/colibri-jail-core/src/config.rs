@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::mount;
 use crate::{
-    CommandLine, CredentialRule, Destination, HostUser, Hostname, HttpScheme, Ip4Policy, JailError,
-    JailName, JailOp, JailPath, JailUser, Limits, Mount, MountConfig, Network, NetworkRule,
-    Restriction, View,
+    CommandLine, CredentialRule, Destination, HomeFile, HostUser, Hostname, HttpScheme, Ip4Policy,
+    JailError, JailName, JailOp, JailPath, JailUser, Limits, Mount, MountConfig, Network,
+    NetworkRule, Restriction, View,
 };
 
 /// A confinement as written in a request or a file. An unknown field is an error, because a misspelled field must not
@@ -67,6 +67,10 @@ pub struct JailConfig {
     /// Directory of the host that is the agent's home and remains after its end. Default: a private, empty one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub home: Option<String>,
+    /// Files that the home contains at the first start. Without `home`, the home is a directory of the agent, which is removed
+    /// with it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub home_files: Vec<HomeFile>,
     /// Paths in the jail that the agent sees empty, besides those that are always masked.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<String>,
@@ -151,6 +155,8 @@ pub struct SandboxOptions {
     pub names_view: bool,
     /// Directory of the host that is the agent's home.
     pub home: Option<JailPath>,
+    /// Whether the home contains files at the first start.
+    pub has_home_files: bool,
     /// Paths inside that the agent sees empty, if they exist.
     pub denied: Vec<JailPath>,
     /// Protected paths that the agent may write.
@@ -192,6 +198,7 @@ impl SandboxOptions {
         [
             (self.names_view, "view"),
             (self.home.is_some(), "home"),
+            (self.has_home_files, "home_files"),
             (!self.denied.is_empty(), "deny"),
             (!self.unprotected.is_empty(), "unprotect"),
             (!self.lifted.is_empty(), "lift"),
@@ -312,6 +319,12 @@ impl JailConfig {
         weaker.mounts.extend(self.mounts);
         weaker.allow.extend(self.allow);
         weaker.credentials.extend(self.credentials);
+        let home_files = &self.home_files;
+        weaker.home_files.retain(|file| {
+            let is_same = |stronger: &HomeFile| stronger.target == file.target;
+            !home_files.iter().any(is_same)
+        });
+        weaker.home_files.extend(self.home_files);
         weaker.deny.extend(self.deny);
         weaker.unprotect.extend(self.unprotect);
         weaker.lift.extend(self.lift);
@@ -335,6 +348,7 @@ impl JailConfig {
             network: self.network.or(weaker.network),
             view: self.view.or(weaker.view),
             home: self.home.or(weaker.home),
+            home_files: weaker.home_files,
             deny: weaker.deny,
             unprotect: weaker.unprotect,
             lift: weaker.lift,
@@ -460,7 +474,9 @@ impl JailConfig {
         }
         lifted.sort_unstable();
         lifted.dedup();
+        self.home_files.iter().try_for_each(HomeFile::check)?;
         Ok(SandboxOptions {
+            has_home_files: !self.home_files.is_empty(),
             view: parse(&self.view)?.unwrap_or_default(),
             names_view: self.view.is_some(),
             home: parse(&self.home)?,

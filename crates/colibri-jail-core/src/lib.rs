@@ -29,6 +29,7 @@ mod destination;
 mod engine;
 mod error;
 mod freebsd;
+mod home_file;
 mod hostname;
 mod ip4;
 mod isolation;
@@ -63,6 +64,7 @@ pub use engine::{
 };
 pub use error::{CommandLineError, JailError};
 pub use freebsd::{FreebsdJail, JAIL_RESTRICTIONS};
+pub use home_file::HomeFile;
 pub use hostname::Hostname;
 pub use ip4::Ip4Policy;
 pub use isolation::{OtherJail, PathError, masked_paths, reject_overlaps};

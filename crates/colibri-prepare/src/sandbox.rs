@@ -88,6 +88,9 @@ const PRIVATE_IN_HOME: &[&str] = &[
     ".Xauthority",
 ];
 
+/// Stands for the home of an agent that is only explained.
+const HOME_PLACEHOLDER: &str = "/home-of-the-agent";
+
 /// Maximum number of processes and threads of an agent without the limit `processes`, where it can be enforced.
 pub(crate) const SANDBOX_PROCESSES: u32 = 4096;
 /// List of all Unix sockets of the network namespace (proc(5)).
@@ -135,6 +138,10 @@ impl Preparer {
         host: &PrivateHostPaths,
     ) -> Result<(), PrepareError> {
         jail.sandbox.completed = true;
+        if jail.sandbox.has_home_files && jail.sandbox.home.is_none() {
+            // Only explained: a spawn names the home that it has made.
+            jail.sandbox.home = HOME_PLACEHOLDER.parse().ok();
+        }
         worktree::add_mounts(jail);
         jail.sandbox.home_path = home
             .and_then(|home| home.parse().ok())

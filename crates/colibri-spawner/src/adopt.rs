@@ -11,6 +11,7 @@ use colibri_shim::record::{self, Durability, ExitRecord, ShimRecord, now_ns};
 use colibri_types::{ExitReason, NetworkRecord, NetworkSummary};
 
 use crate::blocking::blocking;
+use crate::home;
 use crate::orphans::LossDetection;
 use crate::shim_client::StartedShim;
 use crate::{AgentHandle, AgentId, AgentSpec, ShimClient, SpawnError, Spawner};
@@ -49,7 +50,13 @@ impl Spawner {
         &self,
     ) -> Result<Vec<Result<AdoptedAgent, (AgentId, SpawnError)>>, SpawnError> {
         let state = self.state.clone();
-        let ids = blocking(move || state.ids()).await??;
+        let ids = blocking(move || {
+            if let Err(error) = home::remove_strays(&state) {
+                tracing::warn!(%error, "cannot remove the homes of agents that were not started");
+            }
+            state.ids()
+        });
+        let ids = ids.await??;
         // A shim that is starting delays only the agents of the same task.
         let share = ids.len().div_ceil(ADOPT_TASKS).max(1);
         let mut shares = Vec::new();
@@ -94,7 +101,11 @@ impl Spawner {
                 DirectoryState::Interrupted => {
                     tracing::info!(%id, "removing an interrupted spawn");
                     let path = directory.clone();
-                    blocking(move || std::fs::remove_dir_all(&path))
+                    let removed = blocking(move || {
+                        home::remove_home(&path)?;
+                        std::fs::remove_dir_all(&path)
+                    });
+                    removed
                         .await?
                         .map_err(|error| SpawnError::from_io("removing", &directory, error))?;
                     return Ok(None);

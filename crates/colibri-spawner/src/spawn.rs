@@ -11,6 +11,7 @@ use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, now_ns};
 
 use crate::blocking::{blocking, on_user_paths};
+use crate::home;
 use crate::shim_client::StartedShim;
 use crate::{AgentId, AgentSpawnConfig, AgentSpec, ShimClient, SpawnError, Spawner};
 
@@ -59,15 +60,26 @@ impl Spawner {
                 Some(pooled) => pooled.id.clone(),
                 None => new_id(),
             };
-            // The checks come before the creation of a directory, so that a refused request leaves nothing behind.
-            let (preparer, request, agent_id) = (self.preparer.clone(), config.clone(), id.clone());
+            // The checks come before the creation of a directory, so that a refused request leaves nothing behind. The home is
+            // an exception, because it is checked.
+            let (spawner, request, agent_id) = (self.clone(), config.clone(), id.clone());
             let others = running.to_vec();
-            let plan =
-                on_user_paths(move || Ok(preparer.plan(&request, agent_id.as_str(), &others)?))
-                    .await;
-            let (prepared, limits) = match plan.flatten() {
+            let plan = on_user_paths(move || {
+                let config = home::provide(&spawner.state, &agent_id, &request)?;
+                let (prepared, limits) =
+                    spawner.preparer.plan(&config, agent_id.as_str(), &others)?;
+                if let Some(jail) = &config.jail
+                    && let Some(home) = &jail.home
+                {
+                    home::fill(Path::new(home), &jail.home_files)?;
+                }
+                Ok((config, prepared, limits))
+            })
+            .await;
+            let (config, prepared, limits) = match plan.flatten() {
                 Ok(plan) => plan,
                 Err(error) => {
+                    self.remove_home(&id).await;
                     if let Some(pooled) = pooled {
                         self.shim_pool.put_back(pooled).await;
                     }
@@ -79,8 +91,13 @@ impl Spawner {
                 None => StartedShim::start(self, &id)?,
             };
             if let Some(started) = started {
-                return self.start(config, &prepared, &limits, started).await;
+                let started = self.start(&config, &prepared, &limits, started).await;
+                if started.is_err() {
+                    self.remove_home(&id).await;
+                }
+                return started;
             }
+            self.remove_home(&id).await;
         }
     }
 
@@ -93,6 +110,15 @@ impl Spawner {
         on_user_paths(move || Ok(preparer.prepare(&config)?))
             .await
             .flatten()
+    }
+
+    /// Removes the home of an agent that was not started.
+    async fn remove_home(&self, id: &AgentId) {
+        let directory = self.state.agent(id);
+        let removed = blocking(move || home::remove_home(&directory)).await;
+        if let Ok(Err(error)) = removed {
+            tracing::warn!(%id, %error, "cannot remove the home of an agent that was not started");
+        }
     }
 
     async fn start(

@@ -12,7 +12,7 @@ use colibri_client::{
     SpawnRequest, Umask, WallTime,
 };
 use colibri_config::env_file::{self, AllowedReaders};
-use colibri_jail_core::{CredentialRule, Network, Restriction, View};
+use colibri_jail_core::{CredentialRule, HomeFile, Network, Restriction, View};
 use colibri_types::AgentName;
 
 use super::values::{duration, one_of};
@@ -59,6 +59,9 @@ pub(crate) struct Spawn {
     /// Use this directory as the agent's home; without it, the home of a sandbox is empty and removed at the end (Linux)
     #[arg(long, value_name = "DIR")]
     home: Option<PathBuf>,
+    /// Copy this file or directory into the agent's home, at the same path or at TARGET in it, unless it exists there; without --home the home is removed with the agent (Linux, repeatable)
+    #[arg(long, value_name = "SOURCE[:TARGET]")]
+    home_file: Vec<String>,
     /// Hide this path from the agent, besides those that every sandbox hides (Linux, repeatable)
     #[arg(long, value_name = "PATH")]
     deny: Vec<PathBuf>,
@@ -192,6 +195,11 @@ impl Spawn {
         };
         let workspace = self.workspace.map(absolute).transpose()?;
         let home = self.home.map(absolute).transpose()?;
+        let home_files = self
+            .home_file
+            .iter()
+            .map(|text| home_file(text, &current_dir))
+            .collect::<Result<_, _>>()?;
         let deny = self
             .deny
             .into_iter()
@@ -236,6 +244,7 @@ impl Spawn {
             network: self.network,
             view: self.view,
             home,
+            home_files,
             deny,
             unprotect,
             lift,
@@ -331,6 +340,25 @@ impl Spawn {
         variables.extend(self.env.iter().cloned());
         Ok(variables)
     }
+}
+
+/// Parses `SOURCE[:TARGET]`. Without a target, the file has the same path in the home as in the user's home, or its name.
+fn home_file(text: &str, current_dir: &CurrentDir) -> Result<HomeFile, CliError> {
+    let (source, target) = match text.rsplit_once(':') {
+        Some((source, target)) => (source, Some(target.to_owned())),
+        None => (text, None),
+    };
+    let source = current_dir.normalize(source.as_ref())?;
+    let path = Path::new(&source);
+    let in_home =
+        std::env::home_dir().and_then(|home| path.strip_prefix(home).ok().map(Path::to_owned));
+    let name = || path.file_name().map(PathBuf::from);
+    let target = target.or_else(|| in_home.or_else(name)?.to_str().map(str::to_owned));
+    Ok(HomeFile {
+        target: target.unwrap_or_default(),
+        source: Some(source),
+        content: None,
+    })
 }
 
 /// Directories of the system, which the default sandbox does not show as the current directory: an agent of root's daemon could read

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use colibri_shim::layout;
-use colibri_spawner::SpawnError;
+use colibri_spawner::{SpawnError, remove_home};
 use colibri_types::AgentId;
 
 use super::{Registry, RegistryChange};
@@ -48,7 +48,8 @@ fn remove_directory(agent: &RegisteredAgent) -> io::Result<()> {
     // In this order: an interrupted removal leaves either a complete ended agent, or an incomplete spawn, which the
     // next daemon removes.
     let remove_file = |name| ignore_missing(fs::remove_file(agent.directory.join(name)));
-    let removed = remove_file(layout::SHIM)
+    let removed = remove_home(&agent.directory)
+        .and_then(|()| remove_file(layout::SHIM))
         .and_then(|()| remove_file(layout::EXIT))
         .and_then(|()| match fs::remove_dir_all(&agent.directory) {
             // `view.json` may be written concurrently.

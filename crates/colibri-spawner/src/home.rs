@@ -1,0 +1,323 @@
+//! Homes of agents: directories that are removed with their agents, and the files that a home contains at the first start.
+//!
+//! A home may be one that an agent has written, so nothing in it is reached through a link.
+
+use std::fs::{self, DirBuilder, File};
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+use colibri_jail_core::HomeFile;
+use colibri_types::{AgentId, AgentSpawnConfig};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, open, openat, statat};
+use rustix::io::Errno;
+
+use crate::{SpawnError, StateDir};
+
+/// Maximum size of all files that are copied for one agent, in bytes.
+const MAX_BYTES: u64 = 64 << 20;
+/// Maximum number of files and directories that are copied for one agent.
+const MAX_ENTRIES: u32 = 4096;
+/// Maximum depth of a directory that is copied.
+const MAX_DEPTH: u32 = 16;
+
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// Directory of the homes, beside that of the agents.
+const HOMES: &str = "homes";
+
+/// Returns the path of the home that is removed with the agent.
+fn home_of(state: &StateDir, id: &AgentId) -> PathBuf {
+    state.path().join(HOMES).join(id.as_str())
+}
+
+/// Creates a home for an agent whose configuration needs files in it and names none, and returns the configuration with it.
+///
+/// # Errors
+/// The directory cannot be created.
+pub(crate) fn provide(
+    state: &StateDir,
+    id: &AgentId,
+    config: &AgentSpawnConfig,
+) -> Result<AgentSpawnConfig, SpawnError> {
+    let mut config = config.clone();
+    if let Some(jail) = &mut config.jail
+        && !jail.home_files.is_empty()
+        && jail.home.is_none()
+    {
+        let path = home_of(state, id);
+        let mut builder = DirBuilder::new();
+        builder
+            .recursive(true)
+            .mode(0o700)
+            .create(&path)
+            .map_err(|error| SpawnError::from_io("creating", &path, error))?;
+        jail.home = path.to_str().map(str::to_owned);
+    }
+    Ok(config)
+}
+
+/// Removes the home that belongs to the agent with this directory, if it has one.
+///
+/// # Errors
+/// It cannot be removed.
+pub fn remove_home(agent_directory: &Path) -> io::Result<()> {
+    let state = agent_directory.parent().and_then(Path::parent);
+    let (Some(state), Some(id)) = (state, agent_directory.file_name()) else {
+        return Ok(());
+    };
+    match fs::remove_dir_all(state.join(HOMES).join(id)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Removes the homes of agents that were never started.
+///
+/// # Errors
+/// A home cannot be removed.
+pub(crate) fn remove_strays(state: &StateDir) -> io::Result<()> {
+    let entries = match fs::read_dir(state.path().join(HOMES)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let agent = state.agents().join(entry?.file_name());
+        if !agent.exists() {
+            remove_home(&agent)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies the files that do not exist in the home. A source that does not exist is skipped.
+///
+/// # Errors
+/// A file cannot be copied, or there are too many.
+pub(crate) fn fill(home: &Path, files: &[HomeFile]) -> Result<(), SpawnError> {
+    let mut budget = Budget {
+        bytes: MAX_BYTES,
+        entries: MAX_ENTRIES,
+    };
+    let root = open(home, DIRECTORY, Mode::empty())
+        .map_err(|error| SpawnError::from_io("opening", home, error.into()))?;
+    for file in files {
+        fill_one(&root, file, &mut budget).map_err(|error| {
+            let path = home.join(&file.target);
+            SpawnError::from_io("copying a file to", &path, error)
+        })?;
+    }
+    Ok(())
+}
+
+/// What may still be copied.
+struct Budget {
+    bytes: u64,
+    entries: u32,
+}
+
+impl Budget {
+    fn take(&mut self, bytes: u64) -> io::Result<()> {
+        let entries = self.entries.checked_sub(1);
+        match (entries, self.bytes.checked_sub(bytes)) {
+            (Some(entries), Some(bytes)) => {
+                *self = Self { bytes, entries };
+                Ok(())
+            }
+            _ => Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!(
+                    "more than {MAX_ENTRIES} files or {} MiB; name fewer",
+                    MAX_BYTES >> 20
+                ),
+            )),
+        }
+    }
+}
+
+fn fill_one(root: &OwnedFd, file: &HomeFile, budget: &mut Budget) -> io::Result<()> {
+    let target = Path::new(&file.target);
+    let Some(name) = target.file_name() else {
+        return Ok(());
+    };
+    let source = match &file.source {
+        Some(source) => match open_source(Path::new(source))? {
+            Some(source) => Some(source),
+            None => return Ok(()),
+        },
+        None => None,
+    };
+    let mut directory = root.try_clone()?;
+    for part in target.parent().into_iter().flat_map(Path::components) {
+        directory = enter(&directory, part.as_ref())?;
+    }
+    match (source, &file.content) {
+        (Some(source), _) => copy(source, &directory, name.as_ref(), budget, 0),
+        (None, content) => {
+            let content = content.as_deref().unwrap_or_default();
+            budget.take(content.len() as u64)?;
+            match create(&directory, name.as_ref())? {
+                Some(mut target) => target.write_all(content.as_bytes()),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Opens a source, whose path may contain links of the user; `None` if it does not exist.
+fn open_source(path: &Path) -> io::Result<Option<OwnedFd>> {
+    let real = match path.canonicalize() {
+        Ok(real) => real,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(Some(open(real, flags, Mode::empty())?))
+}
+
+/// Opens a directory, and creates it if it is missing.
+fn enter(parent: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
+    match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.into()),
+    }
+    Ok(openat(parent, name, DIRECTORY, Mode::empty())?)
+}
+
+/// Creates a file; `None` if the name exists.
+fn create(parent: &OwnedFd, name: &Path) -> io::Result<Option<File>> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match openat(parent, name, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(Some(file.into())),
+        Err(Errno::EXIST) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Copies a regular file, or the files of a directory. Skips everything else.
+fn copy(
+    source: OwnedFd,
+    parent: &OwnedFd,
+    name: &Path,
+    budget: &mut Budget,
+    depth: u32,
+) -> io::Result<()> {
+    let mut source = File::from(source);
+    let data = source.metadata()?;
+    if data.is_file() {
+        budget.take(data.len())?;
+        let Some(mut target) = create(parent, name)? else {
+            return Ok(());
+        };
+        // The file may grow meanwhile.
+        io::copy(&mut io::Read::take(&mut source, data.len()), &mut target)?;
+    } else if data.is_dir() && depth < MAX_DEPTH {
+        budget.take(0)?;
+        let target = enter(parent, name)?;
+        copy_entries(source.as_fd(), &target, budget, depth)?;
+    }
+    Ok(())
+}
+
+fn copy_entries(
+    source: BorrowedFd<'_>,
+    target: &OwnedFd,
+    budget: &mut Budget,
+    depth: u32,
+) -> io::Result<()> {
+    for entry in Dir::read_from(source)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let data = statat(source, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let kind = FileType::from_raw_mode(data.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+            continue;
+        }
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let opened = openat(source, name, flags, Mode::empty())?;
+        let name = Path::new(
+            <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(name.to_bytes()),
+        );
+        copy(opened, target, name, budget, depth + 1)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn file(target: &str, source: Option<&Path>, content: Option<&str>) -> HomeFile {
+        HomeFile {
+            target: target.to_owned(),
+            source: source.map(|path| path.to_str().unwrap().to_owned()),
+            content: content.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn files_are_copied_once_and_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, home) = (dir.path().join("source"), dir.path().join("home"));
+        fs::create_dir_all(source.join("inner")).unwrap();
+        fs::create_dir(&home).unwrap();
+        fs::write(source.join("inner/a"), "one").unwrap();
+        fs::set_permissions(source.join("inner/a"), fs::Permissions::from_mode(0o644)).unwrap();
+        symlink("/etc/passwd", source.join("link")).unwrap();
+        let files = [
+            file("x/y", Some(&source), None),
+            file("x/z", None, Some("two")),
+            file("missing", Some(&dir.path().join("none")), None),
+        ];
+        fill(&home, &files).unwrap();
+        assert_eq!(fs::read_to_string(home.join("x/y/inner/a")).unwrap(), "one");
+        assert_eq!(fs::read_to_string(home.join("x/z")).unwrap(), "two");
+        assert!(!home.join("x/y/link").is_symlink() && !home.join("missing").exists());
+        let mode = home
+            .join("x/y/inner/a")
+            .metadata()
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        fs::write(home.join("x/z"), "mine").unwrap();
+        fill(&home, &files).unwrap();
+        assert_eq!(fs::read_to_string(home.join("x/z")).unwrap(), "mine");
+    }
+
+    #[test]
+    fn link_in_a_home_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, outside) = (dir.path().join("home"), dir.path().join("outside"));
+        fs::create_dir(&home).unwrap();
+        fs::create_dir(&outside).unwrap();
+        symlink(&outside, home.join("x")).unwrap();
+        symlink(outside.join("new"), home.join("file")).unwrap();
+        assert!(fill(&home, &[file("x/a", None, Some("1"))]).is_err());
+        fill(&home, &[file("file", None, Some("1"))]).unwrap();
+        assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn size_and_number_of_files_are_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let (source, home) = (dir.path().join("source"), dir.path().join("home"));
+        fs::create_dir(&source).unwrap();
+        fs::create_dir(&home).unwrap();
+        File::create(source.join("large"))
+            .unwrap()
+            .set_len(MAX_BYTES + 1)
+            .unwrap();
+        let error = fill(&home, &[file("x", Some(&source), None)]).unwrap_err();
+        assert!(error.to_string().contains("64 MiB"), "{error}");
+    }
+}
