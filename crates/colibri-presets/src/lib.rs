@@ -1,0 +1,10 @@
+#![doc = include_str!("../README.md")]
+#![forbid(unsafe_code)]
+
+mod plan;
+mod preset;
+mod program;
+
+pub use plan::{AgentPlan, Host, Mode, PlanError};
+pub use preset::{FixedFile, Key, Preset, UnknownPreset, builtin, find, with_builtin};
+pub use program::InstalledProgram;

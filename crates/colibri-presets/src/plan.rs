@@ -1,0 +1,338 @@
+//! From a preset to a spawn request.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use colibri_glasspane::recognize_program;
+use colibri_jail_core::{Destination, HomeFile, HttpScheme, JailConfig, MountConfig};
+use colibri_types::{AgentRuntime, Env, SpawnRequest};
+
+use crate::preset::{Key, Preset};
+use crate::program::{self, InstalledProgram};
+
+/// Value of `PATH` inside, after the directories of the interpreter.
+const SYSTEM_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// How the agent gets its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode<'a> {
+    /// One prompt; the agent ends after it.
+    Once(&'a str),
+    /// Prompts on standard input.
+    Driven,
+    /// As [`Mode::Driven`], but the agent asks before it uses its tools.
+    Asking,
+    /// The agent's own terminal interface, with a first prompt.
+    Terminal(Option<&'a str>),
+}
+
+/// The environment and the home of the user.
+pub struct Host<'a> {
+    lookup: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    home: Option<PathBuf>,
+}
+
+impl<'a> Host<'a> {
+    /// Creates a host whose environment variables `lookup` returns.
+    pub fn new(lookup: impl Fn(&str) -> Option<String> + 'a) -> Self {
+        let home = lookup("HOME").map(PathBuf::from);
+        Self {
+            lookup: Box::new(lookup),
+            home: home.filter(|home| home.is_absolute()),
+        }
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        (self.lookup)(name).filter(|value| !value.is_empty())
+    }
+
+    /// Returns the path of the host for one that may start with `~/`, and the path in the home.
+    fn in_home(&self, path: &str) -> Option<(PathBuf, String)> {
+        let relative = path.strip_prefix("~/")?;
+        Some((self.home.as_ref()?.join(relative), relative.to_owned()))
+    }
+}
+
+/// A spawn request for an agent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AgentPlan {
+    /// The request. Its jail has no root and no workspace.
+    pub request: SpawnRequest,
+    /// The program on the host.
+    pub program: InstalledProgram,
+    /// Where the agent's login comes from: variables and files; empty if there is none.
+    pub logins: Vec<String>,
+    /// Files of the user that the agent gets copies of.
+    pub copied: Vec<PathBuf>,
+}
+
+/// Why an agent cannot be run by its preset.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The program is not installed.
+    #[error("cannot find {program} of agent {agent} in PATH; install it with: {install}")]
+    NotInstalled {
+        /// Name of the preset.
+        agent: String,
+        /// The program.
+        program: String,
+        /// Command that installs it.
+        install: String,
+    },
+    /// The preset has no arguments for the mode.
+    #[error("agent {agent} has no mode {mode}; {hint}")]
+    NoMode {
+        /// Name of the preset.
+        agent: String,
+        /// The mode.
+        mode: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// Neither a key nor a login file exists.
+    #[error("agent {agent} has no login: {missing}; {hint}")]
+    NoLogin {
+        /// Name of the preset.
+        agent: String,
+        /// The variables and files, none of which exists.
+        missing: String,
+        /// How to log in.
+        hint: String,
+    },
+}
+
+impl Preset {
+    /// Finds the program on the host.
+    ///
+    /// # Errors
+    /// It is not installed.
+    pub fn installed(&self, name: &str, host: &Host<'_>) -> Result<InstalledProgram, PlanError> {
+        let search = host.variable("PATH").unwrap_or_default();
+        let found = program::find(&self.program, &search, host.home.as_deref());
+        found.ok_or_else(|| PlanError::NotInstalled {
+            agent: name.to_owned(),
+            program: self.program.clone(),
+            install: self.install.clone(),
+        })
+    }
+
+    /// Returns the request that runs the agent, called `name`, in a mode. `session` is the session to continue. A missing login
+    /// is not an error here; see [`Preset::check_login`].
+    ///
+    /// # Errors
+    /// The agent is not installed, or has no such mode.
+    pub fn plan(
+        &self,
+        name: &str,
+        mode: &Mode<'_>,
+        session: Option<&str>,
+        host: &Host<'_>,
+    ) -> Result<AgentPlan, PlanError> {
+        let program = self.installed(name, host)?;
+        let mut plan = AgentPlan {
+            request: SpawnRequest {
+                program: Some(program.path.to_string_lossy().into_owned()),
+                env: Env(self.env.clone()),
+                no_input: matches!(mode, Mode::Once(_)).then_some(true),
+                ..SpawnRequest::default()
+            },
+            program,
+            logins: Vec::new(),
+            copied: Vec::new(),
+        };
+        let mut jail = JailConfig {
+            mounts: plan.program.mounts.iter().map(|path| read_only(path)).collect(),
+            allow: self.hosts.clone(),
+            ..JailConfig::default()
+        };
+        let words = self.words(name, mode, session)?;
+        let mut first = Vec::new();
+        for key in &self.keys {
+            if let Some(value) = host.variable(&key.name) {
+                plan.logins.push(key.name.clone());
+                first.extend(add_key(key, value, host, &mut jail, &mut plan.request.env.0));
+            }
+        }
+        let has_key = !plan.logins.is_empty();
+        self.add_files(host, has_key, &mut jail, &mut plan);
+        let args: Vec<String> = first.into_iter().chain(words).collect();
+        // The real program may have another name, like that of a script.
+        let recognized = recognize_program(&self.program, &args);
+        plan.request.runtime = Some(match mode {
+            Mode::Terminal(_) => AgentRuntime::Generic,
+            _ => self.runtime.or(recognized).unwrap_or_default(),
+        });
+        plan.request.args = Some(args);
+        let path = plan.program.directories.iter().map(|path| path.to_string_lossy());
+        let path: Vec<_> = path.chain([SYSTEM_PATH.into()]).collect();
+        plan.request.env.0.insert("PATH".to_owned(), path.join(":"));
+        plan.request.jail = Some(jail);
+        Ok(plan)
+    }
+
+    /// Reports that the agent has neither a key nor a login file.
+    ///
+    /// # Errors
+    /// It has none.
+    pub fn check_login(&self, name: &str, plan: &AgentPlan) -> Result<(), PlanError> {
+        if !plan.logins.is_empty() || (self.keys.is_empty() && self.login_files.is_empty()) {
+            return Ok(());
+        }
+        let variables: Vec<&str> = self.keys.iter().map(|key| key.name.as_str()).collect();
+        let mut missing = format!("none of the variables {} is set", variables.join(", "));
+        if !self.login_files.is_empty() {
+            missing += &format!(", and {} does not exist", self.login_files.join(" or "));
+        }
+        Err(PlanError::NoLogin {
+            agent: name.to_owned(),
+            missing,
+            hint: self.login_hint.clone(),
+        })
+    }
+
+    /// Returns the arguments of a mode.
+    fn words(
+        &self,
+        name: &str,
+        mode: &Mode<'_>,
+        session: Option<&str>,
+    ) -> Result<Vec<String>, PlanError> {
+        let resumed = session.is_some();
+        let (template, label, prompt, hint) = match mode {
+            Mode::Once(prompt) => (
+                self.once_resumed.as_ref().filter(|_| resumed).or(self.once.as_ref()),
+                "once",
+                Some(*prompt),
+                "give no prompt, and send one with colibri prompt",
+            ),
+            Mode::Driven => (self.driven.as_ref(), "driven", None, "give a prompt"),
+            Mode::Asking => (self.asking.as_ref(), "asking", None, "remove --ask"),
+            Mode::Terminal(prompt) => (
+                self.terminal_resumed.as_ref().filter(|_| resumed).or(self.terminal.as_ref()),
+                "terminal",
+                *prompt,
+                "remove -t",
+            ),
+        };
+        let template = template.ok_or_else(|| PlanError::NoMode {
+            agent: name.to_owned(),
+            mode: label,
+            hint,
+        })?;
+        let fill = |word: &String| {
+            let word = word.replace("{session}", session.unwrap_or_default());
+            word.replace("{prompt}", prompt.unwrap_or_default())
+        };
+        let resume: Vec<String> = match resumed {
+            true => self.resume.iter().map(fill).collect(),
+            false => Vec::new(),
+        };
+        let words = template.iter().flat_map(|word| match word.as_str() {
+            "{resume}" => resume.clone(),
+            _ => vec![fill(word)],
+        });
+        let mut words: Vec<String> = words.collect();
+        if let Mode::Terminal(Some(prompt)) = mode {
+            words.push((*prompt).to_owned());
+        }
+        Ok(words)
+    }
+
+    /// Adds the files of the home, and the hosts of a login file.
+    fn add_files(&self, host: &Host<'_>, has_key: bool, jail: &mut JailConfig, plan: &mut AgentPlan) {
+        for file in &self.home_files {
+            let Some((path, target)) = host.in_home(file) else { continue };
+            let is_login = self.login_files.contains(file);
+            // A key takes precedence: the agent does not get another login.
+            if !path.exists() || (is_login && has_key) {
+                continue;
+            }
+            if is_login {
+                plan.logins.push(file.clone());
+            }
+            jail.home_files.push(HomeFile {
+                target,
+                source: Some(path.to_string_lossy().into_owned()),
+                content: None,
+            });
+            plan.copied.push(path);
+        }
+        if !has_key && !plan.logins.is_empty() {
+            jail.allow.extend(self.login_hosts.iter().cloned());
+        }
+        let copied = |target: &str| jail.home_files.iter().any(|file| file.target == target);
+        let fixed: Vec<HomeFile> = self
+            .files
+            .iter()
+            .filter(|file| (has_key || !file.with_key) && !copied(&file.target))
+            .map(|file| HomeFile {
+                target: file.target.clone(),
+                source: None,
+                content: Some(file.content.clone()),
+            })
+            .collect();
+        jail.home_files.extend(fixed);
+        // An empty file makes the daemon provide a home.
+        if jail.home_files.is_empty() {
+            jail.home_files.push(HomeFile {
+                target: ".colibri".to_owned(),
+                source: None,
+                content: Some(String::new()),
+            });
+        }
+    }
+}
+
+fn read_only(path: &Path) -> MountConfig {
+    MountConfig {
+        source: path.to_string_lossy().into_owned(),
+        target: None,
+        read_only: true,
+    }
+}
+
+/// Adds a key to the environment, and its hosts to the jail. Returns the arguments that the key needs.
+fn add_key(
+    key: &Key,
+    value: String,
+    host: &Host<'_>,
+    jail: &mut JailConfig,
+    env: &mut BTreeMap<String, String>,
+) -> Vec<String> {
+    let name = key.alias.as_ref().unwrap_or(&key.name);
+    let url = key.base_url.as_ref().and_then(|url| Some((url, host.variable(url)?)));
+    let base_url = url.as_ref().map(|(_, url)| url.clone()).or(key.default_url.clone());
+    let mut destination = key.host.clone().map(|host| (host, true));
+    if let Some((variable, url)) = &url {
+        env.insert((*variable).clone(), url.clone());
+        destination = authority(url).or(destination);
+    }
+    match destination {
+        Some((host, true)) if !key.secret => jail.credentials.push(format!("{name}@{host}")),
+        Some((host, _)) => jail.allow.push(host),
+        None => {}
+    }
+    jail.allow.extend(key.hosts.iter().cloned());
+    for variable in &key.pass {
+        if let Some(value) = host.variable(variable) {
+            env.insert(variable.clone(), value);
+        }
+    }
+    env.insert(name.clone(), value);
+    let base_url = base_url.unwrap_or_default();
+    key.args.iter().map(|word| word.replace("{base_url}", &base_url)).collect()
+}
+
+/// Returns `HOST:PORT` of a URL, and whether it uses TLS; `None` if it is not an HTTP URL.
+fn authority(url: &str) -> Option<(String, bool)> {
+    let (scheme, is_tls, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (HttpScheme::Https, true, rest),
+        (_, Some(rest)) => (HttpScheme::Http, false, rest),
+        _ => return None,
+    };
+    let authority = rest.split(['/', '?', '#']).next()?;
+    let destination = Destination::from_authority(authority, scheme.default_port()).ok()?;
+    Some((destination.to_string(), is_tls))
+}

@@ -1,0 +1,238 @@
+//! Finds a program on the host, and what a sandbox must show of the host so that it runs there.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Component, Path, PathBuf};
+
+use colibri_sys::regular_file::is_executable;
+
+/// Directories of the host that every sandbox shows.
+const SHOWN: &[&str] = &[
+    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/etc", "/nix/store", "/gnu/store",
+];
+/// Directories in the home that are searched after those of `PATH`.
+const IN_HOME: &[&str] = &[
+    ".local/bin",
+    ".npm-global/bin",
+    ".bun/bin",
+    ".opencode/bin",
+    ".claude/local",
+    ".cargo/bin",
+    "go/bin",
+    "bin",
+];
+/// Maximum length of a first line, in bytes.
+const MAX_LINE: u64 = 512;
+/// Maximum size of a `pyvenv.cfg`, in bytes.
+const MAX_CONFIG: u64 = 16 << 10;
+
+/// A program on the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct InstalledProgram {
+    /// Its real path.
+    pub path: PathBuf,
+    /// Directories and files that a sandbox must show besides those that it always shows.
+    pub mounts: Vec<PathBuf>,
+    /// Directories for `PATH` inside.
+    pub directories: Vec<PathBuf>,
+}
+
+/// Searches a program in the directories of `search`, the value of `PATH`, and in usual places of `home`.
+pub(crate) fn find(program: &str, search: &str, home: Option<&Path>) -> Option<InstalledProgram> {
+    let in_home = home.into_iter().flat_map(|home| IN_HOME.iter().map(|path| home.join(path)));
+    let directories: Vec<PathBuf> = match program.contains('/') {
+        true => vec![PathBuf::new()],
+        false => search
+            .split(':')
+            .filter(|directory| directory.starts_with('/'))
+            .map(PathBuf::from)
+            .chain(in_home)
+            .collect(),
+    };
+    let found = directories
+        .iter()
+        .map(|directory| directory.join(program))
+        .find(|path| is_executable(path))?;
+    let path = found.canonicalize().ok()?;
+    let mut installed = InstalledProgram {
+        path: path.clone(),
+        mounts: Vec::new(),
+        directories: Vec::new(),
+    };
+    installed.show(&path);
+    // The interpreter beside the program is the one it was installed with.
+    let beside = found.parent().map(Path::to_owned);
+    let directories: Vec<PathBuf> = beside.into_iter().chain(directories).collect();
+    if let Some(interpreter) = interpreter(&path, &directories) {
+        installed.show_interpreter(&interpreter);
+    }
+    Some(installed)
+}
+
+impl InstalledProgram {
+    /// Adds the mount that shows a real path.
+    fn show(&mut self, path: &Path) {
+        if let Some(root) = mount_root(path)
+            && !self.mounts.iter().any(|mount| root.starts_with(mount))
+        {
+            self.mounts.retain(|mount| !mount.starts_with(&root));
+            self.mounts.push(root);
+        }
+    }
+
+    fn show_interpreter(&mut self, path: &Path) {
+        let Ok(real) = path.canonicalize() else { return };
+        self.show(&real);
+        for directory in [path.parent(), real.parent()].into_iter().flatten() {
+            let directory = directory.to_owned();
+            if !self.directories.contains(&directory) {
+                self.directories.push(directory);
+            }
+        }
+        if let Some(environment) = python_environment(path) {
+            self.show(&environment);
+        }
+        if let Some(base) = python_base(path) {
+            self.show(&base);
+        }
+    }
+}
+
+/// Returns the directory or file that a sandbox must show for a real path; `None` if every sandbox shows it.
+fn mount_root(path: &Path) -> Option<PathBuf> {
+    if SHOWN.iter().any(|shown| path.starts_with(shown)) {
+        return None;
+    }
+    // Packages use others of the same tree.
+    let mut root = PathBuf::new();
+    for component in path.components() {
+        root.push(component);
+        if component == Component::Normal("node_modules".as_ref()) {
+            return Some(root);
+        }
+    }
+    Some(python_environment(path).unwrap_or_else(|| path.to_owned()))
+}
+
+/// Returns the virtual environment of Python that a program in its `bin` belongs to (the module venv).
+fn python_environment(path: &Path) -> Option<PathBuf> {
+    let environment = path.parent()?.parent()?;
+    environment
+        .join("pyvenv.cfg")
+        .is_file()
+        .then(|| environment.to_owned())
+}
+
+/// Returns the installation of Python on which a virtual environment is based.
+fn python_base(path: &Path) -> Option<PathBuf> {
+    let config = python_environment(path)?.join("pyvenv.cfg");
+    let mut text = String::new();
+    let file = File::open(config).ok()?;
+    file.take(MAX_CONFIG).read_to_string(&mut text).ok()?;
+    let home = text
+        .lines()
+        .find_map(|line| line.strip_prefix("home")?.trim_start().strip_prefix('='))?;
+    // `home` is the directory of the program: PREFIX/bin.
+    let prefix = Path::new(home.trim()).canonicalize().ok()?;
+    prefix.parent().map(Path::to_owned)
+}
+
+/// Returns the interpreter of a script, as execve(2) and env(1) find it.
+fn interpreter(script: &Path, directories: &[PathBuf]) -> Option<PathBuf> {
+    let mut head = Vec::new();
+    File::open(script)
+        .ok()?
+        .take(MAX_LINE)
+        .read_to_end(&mut head)
+        .ok()?;
+    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = std::str::from_utf8(line).ok()?;
+    let mut words = line.split_whitespace();
+    let program = words.next()?;
+    if !program.ends_with("/env") {
+        return Some(PathBuf::from(program));
+    }
+    let name = words.find(|word| !word.starts_with('-') && !word.contains('='))?;
+    directories
+        .iter()
+        .map(|directory| directory.join(name))
+        .find(|path| is_executable(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    fn executable(path: &Path, content: &str) {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, content).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn temporary() -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().canonicalize().unwrap();
+        (dir, path)
+    }
+
+    #[test]
+    fn npm_package_is_shown_with_its_tree_and_node() {
+        let (_dir, root) = temporary();
+        let tree = root.join("nvm/v22/lib/node_modules");
+        executable(&tree.join("@x/agent/bundle/agent.js"), "#!/usr/bin/env -S node --flag\n");
+        executable(&root.join("nvm/v22/bin/node"), "");
+        symlink(
+            "../lib/node_modules/@x/agent/bundle/agent.js",
+            root.join("nvm/v22/bin/agent"),
+        )
+        .unwrap();
+        let search = format!("/nowhere:{}", root.join("nvm/v22/bin").display());
+        let found = find("agent", &search, None).unwrap();
+        assert_eq!(found.path, tree.join("@x/agent/bundle/agent.js"));
+        assert_eq!(found.mounts, [tree, root.join("nvm/v22/bin/node")]);
+        assert_eq!(found.directories, [root.join("nvm/v22/bin")]);
+    }
+
+    #[test]
+    fn python_tool_is_shown_with_its_environment_and_base() {
+        let (_dir, root) = temporary();
+        let venv = root.join("tools/aider");
+        executable(&root.join("python/bin/python3.12"), "");
+        fs::create_dir_all(venv.join("bin")).unwrap();
+        symlink(root.join("python/bin/python3.12"), venv.join("bin/python")).unwrap();
+        fs::write(
+            venv.join("pyvenv.cfg"),
+            format!("home = {}\n", root.join("python/bin").display()),
+        )
+        .unwrap();
+        let script = format!("#!{}\n", venv.join("bin/python").display());
+        executable(&venv.join("bin/aider"), &script);
+        let home = root.join("home");
+        fs::create_dir_all(home.join(".local/bin")).unwrap();
+        symlink(venv.join("bin/aider"), home.join(".local/bin/aider")).unwrap();
+        let found = find("aider", "/nowhere", Some(&home)).unwrap();
+        assert_eq!(found.path, venv.join("bin/aider"));
+        assert_eq!(found.mounts, [venv, root.join("python")]);
+    }
+
+    #[test]
+    fn single_binary_is_shown_alone() {
+        let (_dir, root) = temporary();
+        executable(&root.join("versions/1.0"), "\x7fELF");
+        fs::create_dir_all(root.join("bin")).unwrap();
+        symlink(root.join("versions/1.0"), root.join("bin/agent")).unwrap();
+        let found = find("agent", root.join("bin").to_str().unwrap(), None).unwrap();
+        assert_eq!(found.mounts, [root.join("versions/1.0")]);
+    }
+
+    #[test]
+    fn program_of_the_system_needs_no_mount() {
+        let found = find("sh", "/usr/bin:/bin", None).unwrap();
+        assert!(found.mounts.is_empty(), "{found:?}");
+        assert_eq!(find("no-such-agent", "/usr/bin:relative", None), None);
+    }
+}
