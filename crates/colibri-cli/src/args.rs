@@ -73,6 +73,15 @@ pub(crate) enum CliCommand {
         #[arg(long)]
         json: bool,
     },
+    /// List the agents for --agent: whether they are installed and have a login, and how to install them; or show one
+    Agents {
+        /// Show what this agent is given
+        #[arg(value_name = "NAME")]
+        name: Option<String>,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
     /// List the profiles for --profile
     Profiles {
         /// Print one JSON object

@@ -19,11 +19,17 @@ pub(crate) async fn spawn_params(
     spawn: Spawn,
 ) -> Result<SpawnRequest, CliError> {
     let default_jail = DefaultJail::of(&settings(global)?);
+    let agent = crate::agents::request(&spawn)?;
+    let with_agent = |request: SpawnRequest| match agent {
+        Some(agent) => request.or(agent),
+        None => request,
+    };
     let Some(name) = &spawn.profile else {
-        return spawn.into_request(&ProfileSettings {
+        let request = spawn.into_request(&ProfileSettings {
             default_jail,
             ..ProfileSettings::default()
         });
+        return request.map(with_agent);
     };
     // The daemon refuses an unknown profile, and lists the known ones.
     let mut profiles = client.list_profiles().await?.profiles.into_iter();
@@ -44,7 +50,7 @@ pub(crate) async fn spawn_params(
                 .collect(),
         });
     profile_settings.default_jail = default_jail;
-    spawn.into_request(&profile_settings)
+    spawn.into_request(&profile_settings).map(with_agent)
 }
 
 /// Lists the daemon's profiles.

@@ -27,6 +27,10 @@ pub(crate) enum CliError {
     #[error(transparent)]
     Profile(#[from] colibri_config::ProfileError),
     #[error(transparent)]
+    Preset(#[from] colibri_presets::UnknownPreset),
+    #[error(transparent)]
+    Plan(#[from] colibri_presets::PlanError),
+    #[error(transparent)]
     EnvFile(#[from] colibri_config::env_file::EnvFileError),
     #[error(transparent)]
     DaemonUser(#[from] colibri_client::UnknownUser),

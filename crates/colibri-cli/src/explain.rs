@@ -55,7 +55,14 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
         has_cwd: profile.is_some_and(|profile| profile.request.cwd.is_some()),
         secrets: Vec::new(),
     };
-    let request = spawn.into_request(&profile_settings)?;
+    let agent = crate::agents::request(&spawn)?;
+    if let Some(agent) = &agent {
+        crate::agents::explain(agent);
+    }
+    let mut request = spawn.into_request(&profile_settings)?;
+    if let Some(agent) = agent {
+        request = request.or(agent);
+    }
     let profile = Profile::from(request).with_named_profile(&profiles)?;
     let config = profile.request.resolve().map_err(ProfileError::from)?;
     let (preparer, _) = preparer(global)?;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod agents;
 mod answer;
 mod args;
 mod attach;
@@ -65,6 +66,7 @@ async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
         CliCommand::Run(spawn) => run::run(&global, spawn).await,
         CliCommand::Spawn(background) => commands::spawn(&global, background).await,
         CliCommand::Explain { spawn, json } => explain::explain(&global, spawn, json),
+        CliCommand::Agents { name, json } => agents::agents(name.as_deref(), json),
         CliCommand::Profiles { json } => config::profiles(&global, json).await,
         CliCommand::Config(Config::Check { config }) => config::check(config.as_deref()),
         CliCommand::Config(Config::Reload { json }) => config::reload(&global, json).await,

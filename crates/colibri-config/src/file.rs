@@ -12,6 +12,7 @@ use crate::env_file::{self, AllowedReaders};
 use crate::profile::{Profile, ProfileError};
 use crate::settings::{PartialSettings, Registries, Settings, SettingsError};
 use crate::validate::{Scope, validate};
+use colibri_presets::Preset;
 
 /// A validated settings file. The default is an absent file, which sets nothing.
 #[derive(Clone, Default)]
@@ -20,6 +21,8 @@ pub struct ConfigFile {
     pub settings: PartialSettings,
     /// Profiles by name.
     pub profiles: BTreeMap<String, Profile>,
+    /// Presets of agents by name, without those of Colibri.
+    pub agents: BTreeMap<String, Preset>,
     /// Agents that start with the daemon.
     pub autostart: Vec<Autostart>,
     pub(crate) source: Option<Source>,

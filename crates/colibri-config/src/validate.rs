@@ -16,7 +16,7 @@ use toml::de::{DeString, DeTable, DeValue, Deserializer};
 
 #[cfg(test)]
 pub(crate) use self::agents::profile_keys;
-use self::agents::{AUTOSTART, PROFILE};
+use self::agents::{AGENT, AUTOSTART, PROFILE};
 use crate::diagnostic::Source;
 use crate::fields::{fields_of, nearest};
 use crate::file::{ConfigError, ConfigFile, ConfigSources};
@@ -108,11 +108,11 @@ impl Validator {
 
     fn settings<'i>(&mut self, root: &DeTable<'i>) {
         let mut known = fields_of::<PartialSettings>().to_vec();
-        known.extend([PROFILE, AUTOSTART]);
+        known.extend([PROFILE, AUTOSTART, AGENT]);
         let mut valid = DeTable::new();
         for (key, value) in root {
             let name = key.get_ref().as_ref();
-            if [PROFILE, AUTOSTART].contains(&name) || !self.check_key(key, value, &known) {
+            if [PROFILE, AUTOSTART, AGENT].contains(&name) || !self.check_key(key, value, &known) {
                 continue;
             }
             self.positions.insert(name.to_owned(), value.span());

@@ -143,7 +143,12 @@ impl Preset {
             copied: Vec::new(),
         };
         let mut jail = JailConfig {
-            mounts: plan.program.mounts.iter().map(|path| read_only(path)).collect(),
+            mounts: plan
+                .program
+                .mounts
+                .iter()
+                .map(|path| read_only(path))
+                .collect(),
             allow: self.hosts.clone(),
             ..JailConfig::default()
         };
@@ -152,7 +157,13 @@ impl Preset {
         for key in &self.keys {
             if let Some(value) = host.variable(&key.name) {
                 plan.logins.push(key.name.clone());
-                first.extend(add_key(key, value, host, &mut jail, &mut plan.request.env.0));
+                first.extend(add_key(
+                    key,
+                    value,
+                    host,
+                    &mut jail,
+                    &mut plan.request.env.0,
+                ));
             }
         }
         let has_key = !plan.logins.is_empty();
@@ -165,7 +176,11 @@ impl Preset {
             _ => self.runtime.or(recognized).unwrap_or_default(),
         });
         plan.request.args = Some(args);
-        let path = plan.program.directories.iter().map(|path| path.to_string_lossy());
+        let path = plan
+            .program
+            .directories
+            .iter()
+            .map(|path| path.to_string_lossy());
         let path: Vec<_> = path.chain([SYSTEM_PATH.into()]).collect();
         plan.request.env.0.insert("PATH".to_owned(), path.join(":"));
         plan.request.jail = Some(jail);
@@ -202,7 +217,10 @@ impl Preset {
         let resumed = session.is_some();
         let (template, label, prompt, hint) = match mode {
             Mode::Once(prompt) => (
-                self.once_resumed.as_ref().filter(|_| resumed).or(self.once.as_ref()),
+                self.once_resumed
+                    .as_ref()
+                    .filter(|_| resumed)
+                    .or(self.once.as_ref()),
                 "once",
                 Some(*prompt),
                 "give no prompt, and send one with colibri prompt",
@@ -210,7 +228,10 @@ impl Preset {
             Mode::Driven => (self.driven.as_ref(), "driven", None, "give a prompt"),
             Mode::Asking => (self.asking.as_ref(), "asking", None, "remove --ask"),
             Mode::Terminal(prompt) => (
-                self.terminal_resumed.as_ref().filter(|_| resumed).or(self.terminal.as_ref()),
+                self.terminal_resumed
+                    .as_ref()
+                    .filter(|_| resumed)
+                    .or(self.terminal.as_ref()),
                 "terminal",
                 *prompt,
                 "remove -t",
@@ -241,9 +262,17 @@ impl Preset {
     }
 
     /// Adds the files of the home, and the hosts of a login file.
-    fn add_files(&self, host: &Host<'_>, has_key: bool, jail: &mut JailConfig, plan: &mut AgentPlan) {
+    fn add_files(
+        &self,
+        host: &Host<'_>,
+        has_key: bool,
+        jail: &mut JailConfig,
+        plan: &mut AgentPlan,
+    ) {
         for file in &self.home_files {
-            let Some((path, target)) = host.in_home(file) else { continue };
+            let Some((path, target)) = host.in_home(file) else {
+                continue;
+            };
             let is_login = self.login_files.contains(file);
             // A key takes precedence: the agent does not get another login.
             if !path.exists() || (is_login && has_key) {
@@ -302,8 +331,14 @@ fn add_key(
     env: &mut BTreeMap<String, String>,
 ) -> Vec<String> {
     let name = key.alias.as_ref().unwrap_or(&key.name);
-    let url = key.base_url.as_ref().and_then(|url| Some((url, host.variable(url)?)));
-    let base_url = url.as_ref().map(|(_, url)| url.clone()).or(key.default_url.clone());
+    let url = key
+        .base_url
+        .as_ref()
+        .and_then(|url| Some((url, host.variable(url)?)));
+    let base_url = url
+        .as_ref()
+        .map(|(_, url)| url.clone())
+        .or(key.default_url.clone());
     let mut destination = key.host.clone().map(|host| (host, true));
     if let Some((variable, url)) = &url {
         env.insert((*variable).clone(), url.clone());
@@ -322,7 +357,10 @@ fn add_key(
     }
     env.insert(name.clone(), value);
     let base_url = base_url.unwrap_or_default();
-    key.args.iter().map(|word| word.replace("{base_url}", &base_url)).collect()
+    key.args
+        .iter()
+        .map(|word| word.replace("{base_url}", &base_url))
+        .collect()
 }
 
 /// Returns `HOST:PORT` of a URL, and whether it uses TLS; `None` if it is not an HTTP URL.

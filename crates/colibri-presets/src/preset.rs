@@ -210,14 +210,24 @@ mod tests {
             ]
         );
         for (name, preset) in &presets {
-            assert!(!preset.program.is_empty() && !preset.install.is_empty(), "{name}");
-            assert!(!preset.about.is_empty() && !preset.login_hint.is_empty(), "{name}");
+            assert!(
+                !preset.program.is_empty() && !preset.install.is_empty(),
+                "{name}"
+            );
+            assert!(
+                !preset.about.is_empty() && !preset.login_hint.is_empty(),
+                "{name}"
+            );
             for key in &preset.keys {
-                let has_host = key.host.is_some() || !key.hosts.is_empty() || key.base_url.is_some();
+                let has_host =
+                    key.host.is_some() || !key.hosts.is_empty() || key.base_url.is_some();
                 assert!(has_host, "{name}: {}", key.name);
             }
             let files = preset.home_files.iter().chain(&preset.login_files);
-            assert!(files.into_iter().all(|file| file.starts_with("~/")), "{name}");
+            assert!(
+                files.into_iter().all(|file| file.starts_with("~/")),
+                "{name}"
+            );
         }
     }
 
@@ -236,6 +246,9 @@ mod tests {
         assert_eq!(presets["new"].program, "p");
         let wrong: PresetFile = toml::from_str("[agent.a]\nbase = \"none\"\n").unwrap();
         let error = with_builtin(&wrong.agent).unwrap_err().to_string();
-        assert!(error.contains("no preset \"none\"; use one of: aider, claude"), "{error}");
+        assert!(
+            error.contains("no preset \"none\"; use one of: aider, claude"),
+            "{error}"
+        );
     }
 }

@@ -8,7 +8,16 @@ use colibri_sys::regular_file::is_executable;
 
 /// Directories of the host that every sandbox shows.
 const SHOWN: &[&str] = &[
-    "/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/opt", "/etc", "/nix/store", "/gnu/store",
+    "/usr",
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/opt",
+    "/etc",
+    "/nix/store",
+    "/gnu/store",
 ];
 /// Directories in the home that are searched after those of `PATH`.
 const IN_HOME: &[&str] = &[
@@ -40,7 +49,9 @@ pub struct InstalledProgram {
 
 /// Searches a program in the directories of `search`, the value of `PATH`, and in usual places of `home`.
 pub(crate) fn find(program: &str, search: &str, home: Option<&Path>) -> Option<InstalledProgram> {
-    let in_home = home.into_iter().flat_map(|home| IN_HOME.iter().map(|path| home.join(path)));
+    let in_home = home
+        .into_iter()
+        .flat_map(|home| IN_HOME.iter().map(|path| home.join(path)));
     let directories: Vec<PathBuf> = match program.contains('/') {
         true => vec![PathBuf::new()],
         false => search
@@ -71,6 +82,51 @@ pub(crate) fn find(program: &str, search: &str, home: Option<&Path>) -> Option<I
 }
 
 impl InstalledProgram {
+    /// Returns the version, as the package says that contains the program; `None` if none is found.
+    #[must_use]
+    pub fn version(&self) -> Option<String> {
+        self.npm_version().or_else(|| self.python_version())
+    }
+
+    fn npm_version(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Package {
+            version: String,
+        }
+        let inside = |path: &&Path| {
+            path.parent().is_some_and(|parent| {
+                parent.ends_with("node_modules")
+                    || parent
+                        .parent()
+                        .is_some_and(|scope| scope.ends_with("node_modules"))
+            })
+        };
+        let package = self
+            .path
+            .ancestors()
+            .filter(inside)
+            .find(|path| path.join("package.json").is_file())?;
+        let text = std::fs::read_to_string(package.join("package.json")).ok()?;
+        serde_json::from_str::<Package>(&text)
+            .ok()
+            .map(|package| package.version)
+    }
+
+    /// Returns the version in the name of a directory `NAME-VERSION.dist-info` of the environment.
+    fn python_version(&self) -> Option<String> {
+        let environment = python_environment(&self.path)?;
+        let name = self.path.file_name()?.to_str()?;
+        let libraries = std::fs::read_dir(environment.join("lib")).ok()?.flatten();
+        let packages =
+            libraries.flat_map(|entry| std::fs::read_dir(entry.path().join("site-packages")));
+        packages.flatten().flatten().find_map(|entry| {
+            let package = entry.file_name().into_string().ok()?;
+            let (package, version) = package.strip_suffix(".dist-info")?.rsplit_once('-')?;
+            let is_own = package == name || package.strip_prefix(name)?.starts_with('_');
+            is_own.then(|| version.to_owned())
+        })
+    }
+
     /// Adds the mount that shows a real path.
     fn show(&mut self, path: &Path) {
         if let Some(root) = mount_root(path)
@@ -82,7 +138,9 @@ impl InstalledProgram {
     }
 
     fn show_interpreter(&mut self, path: &Path) {
-        let Ok(real) = path.canonicalize() else { return };
+        let Ok(real) = path.canonicalize() else {
+            return;
+        };
         self.show(&real);
         for directory in [path.parent(), real.parent()].into_iter().flatten() {
             let directory = directory.to_owned();
@@ -146,7 +204,10 @@ fn interpreter(script: &Path, directories: &[PathBuf]) -> Option<PathBuf> {
         .take(MAX_LINE)
         .read_to_end(&mut head)
         .ok()?;
-    let line = head.strip_prefix(b"#!")?.split(|byte| *byte == b'\n').next()?;
+    let line = head
+        .strip_prefix(b"#!")?
+        .split(|byte| *byte == b'\n')
+        .next()?;
     let line = std::str::from_utf8(line).ok()?;
     let mut words = line.split_whitespace();
     let program = words.next()?;
@@ -183,7 +244,10 @@ mod tests {
     fn npm_package_is_shown_with_its_tree_and_node() {
         let (_dir, root) = temporary();
         let tree = root.join("nvm/v22/lib/node_modules");
-        executable(&tree.join("@x/agent/bundle/agent.js"), "#!/usr/bin/env -S node --flag\n");
+        executable(
+            &tree.join("@x/agent/bundle/agent.js"),
+            "#!/usr/bin/env -S node --flag\n",
+        );
         executable(&root.join("nvm/v22/bin/node"), "");
         symlink(
             "../lib/node_modules/@x/agent/bundle/agent.js",

@@ -26,6 +26,15 @@ pub(crate) struct Spawn {
     /// Start from this profile of the settings file; options take precedence over it
     #[arg(long, value_name = "NAME")]
     pub(crate) profile: Option<String>,
+    /// Run this agent by its preset: program, arguments, runtime, mounts, copies of its settings and login, hosts and keys; see colibri agents
+    #[arg(long, value_name = "NAME")]
+    pub(crate) agent: Option<String>,
+    /// Let the agent of the preset ask before it uses its tools, where it can
+    #[arg(long, requires = "agent", conflicts_with = "task")]
+    pub(crate) ask: bool,
+    /// Prompt for the agent of the preset, which ends after it; without one, the agent reads prompts of colibri prompt
+    #[arg(value_name = "PROMPT", requires = "agent")]
+    pub(crate) task: Option<String>,
     /// Enter this persistent jail (FreeBSD); takes precedence over --jail-path
     #[arg(long, value_name = "NAME")]
     jail_name: Option<String>,
@@ -49,7 +58,7 @@ pub(crate) struct Spawn {
     jail_user: Option<String>,
     /// Start it without a jail, with all rights of the daemon's user
     #[arg(long, conflicts_with_all = ["jail_name", "jail_path", "jail_template"])]
-    no_jail: bool,
+    pub(crate) no_jail: bool,
     /// What a sandbox with the root / shows of the host (Linux): minimal [default], or host
     #[arg(long, value_parser = PossibleValuesParser::new(View::NAMES))]
     view: Option<String>,
@@ -149,13 +158,13 @@ pub(crate) struct Spawn {
     /// Window of --restart-limit [default: 1h]
     #[arg(long, value_name = "DURATION", value_parser = duration, requires = "restart")]
     restart_window: Option<Duration>,
-    /// The agent's program and its arguments [default with --profile: those of the profile]
+    /// The agent's program and its arguments [default with --profile: those of the profile]; with --agent further arguments
     #[arg(
         last = true,
-        required_unless_present = "profile",
+        required_unless_present_any = ["profile", "agent"],
         value_name = "PROGRAM [ARG]"
     )]
-    command: Vec<String>,
+    pub(crate) command: Vec<String>,
 }
 
 /// The settings of a profile, and of the settings file, on which the request depends.
@@ -172,6 +181,14 @@ pub(crate) struct ProfileSettings {
 }
 
 impl Spawn {
+    /// Returns whether options set variables, which may contain a login.
+    pub(crate) fn gives_variables(&self) -> bool {
+        !self.env.is_empty()
+            || !self.env_file.is_empty()
+            || !self.secrets.is_empty()
+            || !self.credential.is_empty()
+    }
+
     /// Returns the spawn request.
     pub(crate) fn into_request(self, profile: &ProfileSettings) -> Result<SpawnRequest, CliError> {
         let env = self.variables(profile)?;
@@ -193,7 +210,10 @@ impl Spawn {
             true => None,
             false => profile.default_jail.jail()?,
         };
-        let workspace = self.workspace.map(absolute).transpose()?;
+        let mut workspace = self.workspace.map(absolute).transpose()?;
+        if workspace.is_none() && self.agent.is_some() && self.cwd.is_none() && !self.no_jail {
+            workspace = project_directory(&current_dir)?;
+        }
         let home = self.home.map(absolute).transpose()?;
         let home_files = self
             .home_file
@@ -278,7 +298,9 @@ impl Spawn {
             None if confined || profile.has_cwd => default_cwd,
             None => Some(current_dir.text()?),
         };
-        let mut words = self.command.into_iter();
+        // Those of a preset are added to its own.
+        let words = self.command.into_iter().filter(|_| self.agent.is_none());
+        let mut words = words.collect::<Vec<_>>().into_iter();
         let program = words.next();
         let args = program.is_some().then(|| words.collect());
         Ok(SpawnRequest {
@@ -392,11 +414,7 @@ fn show_current_directory(
     if jail.mounts.iter().any(shows) {
         return Ok(Some(directory));
     }
-    let is_system = SYSTEM.iter().any(|system| path.starts_with(system));
-    if path == Path::new("/")
-        || is_system
-        || std::env::home_dir().is_some_and(|home| home.starts_with(path))
-    {
+    if !is_project(path) {
         output::message(
             "the agent does not see the current directory, because it contains the home directory or is one of the system; change to the directory of a project, or give --workspace or --mount",
         );
@@ -407,6 +425,25 @@ fn show_current_directory(
         target: None,
         read_only: true,
     });
+    Ok(Some(directory))
+}
+
+/// Returns whether a directory may be that of a project: it does not contain the home directory, and is none of the system.
+fn is_project(path: &Path) -> bool {
+    let is_system = SYSTEM.iter().any(|system| path.starts_with(system));
+    let contains_home = std::env::home_dir().is_some_and(|home| home.starts_with(path));
+    path != Path::new("/") && !is_system && !contains_home
+}
+
+/// Returns the current directory as the workspace of an agent with a preset, unless it cannot be that of a project.
+fn project_directory(current: &CurrentDir) -> Result<Option<String>, CliError> {
+    let directory = current.text()?;
+    if !is_project(Path::new(&directory)) {
+        return Ok(None);
+    }
+    output::message(&format!(
+        "the agent may write the current directory {directory}; give another one with --workspace"
+    ));
     Ok(Some(directory))
 }
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use colibri_jail_core::JailConfig;
+use colibri_presets::Preset;
 use colibri_types::{AgentRuntime, SpawnRequest};
 use toml::Spanned;
 use toml::de::DeTable;
@@ -17,6 +18,9 @@ pub(super) const PROFILE: &str = "profile";
 /// List of agents that start with the daemon.
 pub(super) const AUTOSTART: &str = "autostart";
 
+/// Table of all presets of agents.
+pub(super) const AGENT: &str = "agent";
+
 /// Returns all keys that a profile may have.
 pub(crate) fn profile_keys() -> Vec<&'static str> {
     let mut keys = fields_of::<ProfileKeys>().to_vec();
@@ -24,6 +28,12 @@ pub(crate) fn profile_keys() -> Vec<&'static str> {
     keys.sort_unstable();
     keys.dedup();
     keys
+}
+
+/// Returns whether a profile or a preset may have this name.
+fn is_name(name: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    !name.is_empty() && !name.starts_with('-') && name.chars().all(allowed)
 }
 
 /// A table with the keys of a profile.
@@ -39,8 +49,45 @@ impl Validator {
         if let Some(profiles) = root.get(PROFILE) {
             self.profiles(profiles);
         }
+        if let Some(presets) = root.get(AGENT) {
+            self.presets(presets);
+        }
         if let Some(entries) = root.get(AUTOSTART) {
             self.autostart(entries);
+        }
+    }
+
+    fn presets(&mut self, item: &Item<'_>) {
+        let Some(presets) = item.get_ref().as_table() else {
+            return self.report(item.span(), "a preset is a table; write it as [agent.NAME]");
+        };
+        let known = fields_of::<Preset>();
+        for (key, value) in presets {
+            let name = key.get_ref().as_ref();
+            let Some(table) = value.get_ref().as_table() else {
+                let message = format!("preset {name:?} is not a table; write it as [agent.NAME]");
+                self.report(key.span(), message);
+                continue;
+            };
+            if !is_name(name) {
+                self.report(
+                    key.span(),
+                    "the name of a preset is invalid; use letters, digits, '-', '_' and '.', and do not start it with '-'",
+                );
+            }
+            let mut valid = DeTable::new();
+            for (key, value) in table {
+                if self.check_key(key, value, known)
+                    && self.read_one::<Preset>(key, value).is_some()
+                {
+                    valid.insert(key.clone(), value.clone());
+                }
+            }
+            let preset = read(valid).unwrap_or_default();
+            self.file.agents.insert(name.to_owned(), preset);
+        }
+        if let Err(error) = colibri_presets::with_builtin(&self.file.agents) {
+            self.report(item.span(), error.to_string());
         }
     }
 
@@ -62,8 +109,7 @@ impl Validator {
                 );
                 continue;
             };
-            let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-            if name.is_empty() || name.starts_with('-') || !name.chars().all(allowed) {
+            if !is_name(name) {
                 self.report(
                     key.span(),
                     "the name of a profile is invalid; use letters, digits, '-', '_' and '.', and do not start it with '-'",
