@@ -38,21 +38,71 @@ install_attack_tools() {
         util-linux
 }
 
-# install_from_npm NAME DIRECTORY PROGRAM: installs the packages locked in DIRECTORY into target/tools/NAME, unless they are
-# installed, and starts PROGRAM.
-install_from_npm() {
+# Returns whether directory $2 is a complete installation of what directory $1 locks.
+is_installed() {
+    for file in package.json package-lock.json requirements.txt; do
+        [ ! -e "$1/$file" ] || cmp -s "$1/$file" "$2/$file" || return 1
+    done
+    # A virtual environment refers to the system's Python, which an upgrade can remove.
+    [ ! -L "$2/bin/python3" ] || [ -x "$2/bin/python3" ]
+}
+
+# install_tool NAME DIRECTORY COMMAND…: unless target/tools/NAME has what DIRECTORY locks, runs COMMAND, which installs it. COMMAND
+# gets the arguments in $name and $directory, and the absolute path of target/tools in $tools. One process at a time installs NAME.
+install_tool() {
     tools=${CARGO_TARGET_DIR:-$PWD/target}/tools
-    cmp -s "$2/package-lock.json" "$tools/$1/package-lock.json" && return 0
+    is_installed "$2" "$tools/$1" && return 0
+    mkdir -p "$tools"
+    tools=$(cd "$tools" && pwd)
+    name=$1
+    directory=$2
+    shift 2
+    (
+        # FreeBSD has no flock.
+        if command -v flock >/dev/null && ! flock -n 9; then
+            say "waiting for another process that installs $name"
+            flock 9
+        fi
+        if ! is_installed "$directory" "$tools/$name"; then
+            say "installing $name (once; about a minute)"
+            start=$(date +%s)
+            # A process that outlives its installation must not keep the lock.
+            "$@" 9>&-
+            say "installed $name: $(($(date +%s) - start)) s, $(du -sm "$tools/$name" | cut -f 1) MB"
+        fi
+    ) 9>"$tools/$name.lock"
+}
+
+# start_program DIRECTORY PROGRAM: prints the version of a program. Its home is temporary and in DIRECTORY: the user's stays
+# untouched.
+start_program() {
+    scratch=$1/scratch
+    mkdir "$scratch" "$scratch/home" "$scratch/tmp"
+    (cd "$scratch" && env -i PATH="$PATH" HOME="$scratch/home" TMPDIR="$scratch/tmp" timeout 120 "$2" --version </dev/null >&2) ||
+        die "cannot start $2 in $1; try again, and check that the registry has its package for this system"
+    rm -rf "$scratch"
+}
+
+# install_from_npm NAME DIRECTORY PROGRAM: installs the packages locked in DIRECTORY into target/tools/NAME, unless they are
+# installed, and starts PROGRAM. Packages' install scripts do not run, because many download or compile; the script `link` in
+# DIRECTORY's package.json runs in their place.
+install_from_npm() {
+    install_tool "$1" "$2" npm_packages "$3"
+}
+
+npm_packages() {
+    new=$tools/$name.new
     command -v npm >/dev/null || install_packages npm
-    say "installing $1 (once; about a minute)"
-    rm -rf "${tools:?}/$1" "$tools/$1.new"
-    mkdir -p "$tools/$1.new"
-    cp "$2/package.json" "$2/package-lock.json" "$tools/$1.new"
-    npm ci --prefix "$tools/$1.new" --no-audit --no-fund --loglevel error >&2
+    rm -rf "${tools:?}/$name" "$new"
+    mkdir "$new"
+    cp "$directory/package.json" "$directory/package-lock.json" "$new"
+    # npm ci refuses locks without the optional packages of other systems, which not every registry has.
+    npm install --prefix "$new" --no-save --ignore-scripts --no-audit --no-fund --no-update-notifier --loglevel error >&2 ||
+        die "cannot install $name: npm failed; check the network and npm's registry and proxy settings, and try again"
+    npm run --prefix "$new" --if-present --silent link >&2 || die "cannot link the programs of $name in $new"
     # Prefer the installed node: the machine's may be too old.
-    PATH=$tools/$1.new/node_modules/.bin:$PATH "$3" --version >&2 ||
-        die "cannot start $3; remove $tools/$1.new and try again"
-    mv "$tools/$1.new" "$tools/$1"
+    PATH=$new/node_modules/.bin:$PATH start_program "$new" "$1"
+    mv "$new" "$tools/$name"
 }
 
 # Builds the programs and prepends their directory to PATH.

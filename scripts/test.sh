@@ -15,7 +15,7 @@ cargo nextest --version >/dev/null 2>&1 || {
     say "installing cargo-nextest (once; takes minutes)"
     cargo install --quiet --locked cargo-nextest
 }
-scripts/pi.sh
+scripts/agents.sh
 
 say "words, test names and commit subjects"
 scripts/words.py

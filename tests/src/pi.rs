@@ -1,4 +1,4 @@
-//! pi as installed by scripts/pi.sh, in a sandbox of Colibri, with a scripted model and a workspace.
+//! pi as installed by scripts/agents.sh, in a sandbox of Colibri, with a scripted model and a workspace.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,7 +16,7 @@ const TOOLS_INSIDE: &str = "/tmp/pi-tools";
 /// Directories that are private to a sandbox and hide those of the host.
 const PRIVATE: &[&str] = &["/tmp", "/dev", "/proc"];
 
-/// Returns the directory into which scripts/AGENT.sh installs an agent.
+/// Returns the directory into which scripts/agents.sh installs an agent.
 pub fn tools_of(agent: &str) -> PathBuf {
     let target = program("colibri");
     let target = target.parent().and_then(Path::parent).unwrap();
@@ -24,13 +24,13 @@ pub fn tools_of(agent: &str) -> PathBuf {
     let installed = tools.join(BIN).join(agent);
     assert!(
         installed.exists(),
-        "{} does not exist; run: scripts/{agent}.sh",
+        "{} does not exist; run: scripts/agents.sh {agent}",
         installed.display()
     );
     tools.canonicalize().unwrap()
 }
 
-/// Returns the directory into which scripts/pi.sh installs pi and its node.
+/// Returns the directory into which scripts/agents.sh installs pi and its node.
 fn tools_directory() -> PathBuf {
     tools_of("pi")
 }
