@@ -62,7 +62,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CliCommand {
     /// Run an agent in the foreground: forward output, input and signals, and exit with its code
-    Run(Spawn),
+    Run(Run),
     /// Start an agent in the background and print its id
     Spawn(Background),
     /// Print the exact command line that confines an agent; starts nothing and needs no daemon
@@ -270,6 +270,15 @@ pub(crate) struct JailInit {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) spawn: Spawn,
+    /// Print the output of an agent with a preset unchanged, not as a transcript
+    #[arg(long, requires = "agent")]
+    pub(crate) raw: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Background {
     #[command(flatten)]
     pub(crate) spawn: Spawn,
@@ -435,13 +444,13 @@ mod tests {
             "-x",
         ]);
         let Ok(CliArguments {
-            command: CliCommand::Run(spawn),
+            command: CliCommand::Run(run),
             ..
         }) = parsed
         else {
             panic!("{parsed:?}")
         };
-        let params = spawn.into_request(&ProfileSettings::default()).unwrap();
+        let params = run.spawn.into_request(&ProfileSettings::default()).unwrap();
         assert_eq!(
             (params.program.as_deref(), params.args),
             (Some("sh"), Some(vec!["--json".to_owned(), "-x".to_owned()]))

@@ -63,7 +63,7 @@ fn main() -> ExitCode {
 async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
     let global = arguments.global;
     match arguments.command {
-        CliCommand::Run(spawn) => run::run(&global, spawn).await,
+        CliCommand::Run(run) => run::run(&global, run).await,
         CliCommand::Spawn(background) => commands::spawn(&global, background).await,
         CliCommand::Explain { spawn, json } => explain::explain(&global, spawn, json),
         CliCommand::Agents { name, json } => agents::agents(name.as_deref(), json),

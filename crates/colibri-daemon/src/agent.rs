@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
-use colibri_glasspane::{AgentRuntime, AgentState, AgentView, Glasspane, recognize_program};
+use colibri_glasspane::{
+    AgentRuntime, AgentState, AgentView, ExitStatus, Glasspane, recognize_program,
+};
 use colibri_journal::{JournalError, JournalReader};
 use colibri_proto as wire;
 use colibri_shim::control::ShimStatus;
@@ -107,7 +109,7 @@ impl RegisteredAgent {
             exited_at: exit.map(|exit| times::format_ns(exit.exited_at_ns)),
             exit: exit.map(ExitRecord::exit),
             error: match exit {
-                Some(exit) => exit.error.clone(),
+                Some(exit) => latest.end_error(exit),
                 None => status
                     .stalled
                     .as_ref()
@@ -184,6 +186,17 @@ impl AgentSnapshot {
             status,
             exit,
         }
+    }
+
+    /// Returns why an ended agent is in error, if its exit status does not contain it.
+    pub(crate) fn end_error(&self, exit: &ExitRecord) -> Option<String> {
+        let reported = || {
+            let has_failed =
+                self.view.state == AgentState::Error && exit.exit == Some(ExitStatus::Code(0));
+            let error = self.view.last_error.as_ref().filter(|_| has_failed)?;
+            Some(format!("the agent reported a failure: {error}"))
+        };
+        exit.error.clone().or_else(reported)
     }
 
     /// Returns why the agent is stalled, or else its last error.

@@ -115,6 +115,8 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
     let mut agent = Command::new(&command.program);
     agent
         .args(&command.args)
+        // bwrap has set it to the directory that it entered.
+        .env("PWD", options.workdir.as_deref().unwrap_or(Path::new("/")))
         .env_remove(PROXY_VARIABLE)
         .env_remove(USER_VARIABLE);
     // bwrap needs more files. The numbers of processes and of pending signals, timers included, are counted for each user namespace

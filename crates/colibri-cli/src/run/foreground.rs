@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use colibri_client::glasspane::{Transcript, TranscriptFormatter};
 use colibri_client::{
-    ClientError, CurrentClient, Exit, ExitEvent, KillParams, KillResult, OutputChunk,
+    ClientError, CurrentClient, Exit, ExitEvent, KillParams, KillResult, OutputChunk, Stream,
 };
 use rustix::process::Signal;
 use tokio::task::JoinSet;
@@ -72,6 +73,8 @@ pub(super) struct ForegroundAgent {
     socket: String,
     client: CurrentClient,
     pub(super) sink: Sink,
+    /// Formats the output; absent if it is written unchanged.
+    transcript: Option<(Transcript, TranscriptFormatter)>,
     pub(super) calls: JoinSet<CallOutcome>,
     /// Forwarded signals, repeated ones included.
     signals: Vec<Signal>,
@@ -84,12 +87,19 @@ pub(super) struct ForegroundAgent {
 }
 
 impl ForegroundAgent {
-    pub(super) fn new(id: String, socket: String, client: CurrentClient, sink: Sink) -> Self {
+    pub(super) fn new(
+        id: String,
+        socket: String,
+        client: CurrentClient,
+        sink: Sink,
+        transcript: Option<(Transcript, TranscriptFormatter)>,
+    ) -> Self {
         Self {
             id,
             socket,
             client,
             sink,
+            transcript,
             calls: JoinSet::new(),
             signals: Vec::new(),
             last_signal_at: None,
@@ -220,7 +230,18 @@ impl ForegroundAgent {
         if output.gap > 0 {
             output::message(&format!("{} bytes are no longer kept", output.gap));
         }
-        self.sink.write(output.stream, output.bytes);
+        let Some((transcript, formatter)) = &mut self.transcript else {
+            return self.sink.write(output.stream, output.bytes);
+        };
+        if output.gap > 0 && output.stream == Stream::Stdout {
+            transcript.skip_gap();
+        }
+        let items = match output.stream {
+            Stream::Stdout => transcript.push_stdout(&output.bytes),
+            Stream::Stderr => return self.sink.write(output.stream, output.bytes),
+        };
+        let text: String = items.iter().map(|item| formatter.format(item)).collect();
+        self.sink.write(Stream::Stdout, text.into_bytes());
     }
 
     /// Handles a failed output. EPIPE kills the agent, as SIGPIPE would; after any other error the agent keeps running.
@@ -245,6 +266,10 @@ impl ForegroundAgent {
 
     /// Records the agent's end, and closes the queue of output.
     pub(super) fn handle_exit(&mut self, exit: &ExitEvent) {
+        if let Some((_, formatter)) = &mut self.transcript {
+            let end = formatter.end_line().as_bytes().to_vec();
+            self.sink.write(Stream::Stdout, end);
+        }
         self.set_ended(exit::explained_code(exit));
         self.sink.close();
     }

@@ -10,12 +10,13 @@ mod input;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
+use colibri_client::glasspane::{Transcript, TranscriptFormatter};
 use colibri_client::{Client, FollowEvent, SpawnRequest, SpawnResult, SubscribeParams};
 use rustix::process::Signal;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use self::foreground::ForegroundAgent;
-use crate::args::{Global, Spawn};
+use crate::args::{Global, Run};
 use crate::connect::{connect_to, endpoint};
 use crate::error::CliError;
 use crate::exit::OWN_FAILURE;
@@ -29,10 +30,19 @@ const SIGNAL_TIMEOUT: Duration = Duration::from_secs(5);
 const TICK: Duration = Duration::from_millis(50);
 
 /// Runs an agent and exits as it does.
-pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
+pub(crate) async fn run(global: &Global, run: Run) -> Result<u8, CliError> {
+    let Run { spawn, raw } = run;
+    let is_formatted = spawn.agent.is_some() && !raw;
     let endpoint = endpoint(global)?;
     let client = connect_to(&endpoint).await?;
     let params = crate::config::spawn_params(global, &client, spawn).await?;
+    let transcript = is_formatted.then(|| {
+        let formatter = TranscriptFormatter::new(output::in_colour());
+        (
+            Transcript::new(params.runtime.unwrap_or_default()),
+            formatter,
+        )
+    });
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;
     let mut early_signals = Vec::new();
@@ -50,7 +60,7 @@ pub(crate) async fn run(global: &Global, spawn: Spawn) -> Result<u8, CliError> {
     let mut events = endpoint.follow(client, &agent.id, SubscribeParams::default());
     let forwarding = tokio::spawn(input::forward(events.client(), agent.id.clone()));
     let socket = endpoint.socket().display().to_string();
-    let mut agent = ForegroundAgent::new(agent.id, socket, events.client(), sink);
+    let mut agent = ForegroundAgent::new(agent.id, socket, events.client(), sink, transcript);
     for signal in early_signals {
         agent.forward(signal);
     }

@@ -41,7 +41,7 @@ impl SnapshotChange<'_> {
             id: self.agent.spec.id.to_string(),
             state: self.now.view.state,
             exit: Some(exit.exit()),
-            error: exit.error.clone(),
+            error: self.now.end_error(exit),
             exited_at: times::format_ns(exit.exited_at_ns),
         }))
     }
