@@ -18,6 +18,7 @@ pub mod metrics;
 pub mod model;
 pub mod pi;
 pub mod reports;
+pub mod scripted_model;
 pub mod small_disk;
 pub mod tls;
 pub mod tmux;

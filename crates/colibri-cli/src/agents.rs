@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use colibri_client::SpawnRequest;
+use colibri_client::{JailConfig, SpawnRequest};
 use colibri_config::ConfigFile;
 use colibri_presets::{Host, Mode, Preset, find, with_builtin};
 use serde::Serialize;
@@ -38,9 +38,7 @@ pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
     let mut request = plan.request;
     let args = request.args.get_or_insert_default();
     args.extend(spawn.command.iter().cloned());
-    if spawn.no_jail {
-        request.jail = None;
-    } else if cfg!(not(target_os = "linux"))
+    if cfg!(not(target_os = "linux"))
         && let Some(jail) = &mut request.jail
     {
         // Only the sandboxes of Linux have homes and credentials.
@@ -51,6 +49,18 @@ pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
         }
     }
     Ok(Some(request))
+}
+
+/// Adds what a preset adds to the options of a user. Without a jail, the agent uses the settings and the network of the user.
+pub(crate) fn with_preset(options: SpawnRequest, preset: Option<SpawnRequest>) -> SpawnRequest {
+    let Some(mut preset) = preset else {
+        return options;
+    };
+    let has_jail = options.jail.as_ref().is_some_and(JailConfig::is_jail);
+    if !has_jail && options.profile.is_none() {
+        preset.jail = None;
+    }
+    options.or(preset)
 }
 
 /// Shows what the preset adds to a request.

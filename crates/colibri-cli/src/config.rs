@@ -20,10 +20,7 @@ pub(crate) async fn spawn_params(
 ) -> Result<SpawnRequest, CliError> {
     let default_jail = DefaultJail::of(&settings(global)?);
     let agent = crate::agents::request(&spawn)?;
-    let with_agent = |request: SpawnRequest| match agent {
-        Some(agent) => request.or(agent),
-        None => request,
-    };
+    let with_agent = |request| crate::agents::with_preset(request, agent);
     let Some(name) = &spawn.profile else {
         let request = spawn.into_request(&ProfileSettings {
             default_jail,

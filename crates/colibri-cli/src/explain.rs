@@ -59,10 +59,8 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
     if let Some(agent) = &agent {
         crate::agents::explain(agent);
     }
-    let mut request = spawn.into_request(&profile_settings)?;
-    if let Some(agent) = agent {
-        request = request.or(agent);
-    }
+    let request = spawn.into_request(&profile_settings)?;
+    let request = crate::agents::with_preset(request, agent);
     let profile = Profile::from(request).with_named_profile(&profiles)?;
     let config = profile.request.resolve().map_err(ProfileError::from)?;
     let (preparer, _) = preparer(global)?;

@@ -2,6 +2,8 @@
 //! events receives plain lines.
 
 use crate::AgentRuntime;
+use serde_json::Value;
+
 use crate::event::Event;
 use crate::line_splitter::LineSplitter;
 use crate::question::Question;
@@ -64,7 +66,13 @@ pub fn encode_command(
     command: &AgentCommand<'_>,
 ) -> Result<Vec<u8>, CommandError> {
     let line = match (Dialect::of(runtime), command) {
-        (Some(dialect), _) => (dialect.encode)(id, command)?.to_string(),
+        (Some(dialect), _) => match (dialect.encode)(id, command)? {
+            Value::Array(lines) => {
+                let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+                lines.join("\n")
+            }
+            line => line.to_string(),
+        },
         (None, AgentCommand::Prompt(text, PromptDelivery::Now) | AgentCommand::Answer(_, text)) => {
             (*text).to_owned()
         }
@@ -168,7 +176,7 @@ impl ResponseParser {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
     use crate::question::{Grant, QuestionKind, QuestionOption};
@@ -237,8 +245,10 @@ mod tests {
             if Dialect::of(runtime).is_none() {
                 continue;
             }
-            assert_eq!(bytes.iter().filter(|byte| **byte == b'\n').count(), 1);
-            let record: Value = serde_json::from_slice(&bytes).unwrap();
+            let lines = bytes.iter().filter(|byte| **byte == b'\n').count();
+            assert_eq!(lines, if runtime == AgentRuntime::Qwen { 2 } else { 1 });
+            let last = bytes.trim_ascii_end().rsplit(|byte| *byte == b'\n').next();
+            let record: Value = serde_json::from_slice(last.unwrap()).unwrap();
             let content = &record["message"]["content"][0]["text"];
             assert!(record["message"] == text || *content == text, "{record}");
         }

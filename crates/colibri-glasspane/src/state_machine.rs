@@ -356,6 +356,8 @@ impl Glasspane {
                 self.view.tools.remove(index);
                 self.tools.remove(index).progressed
             }
+            // The end of a call may follow the end of the work that was aborted.
+            (_, None) if self.unstalled_state == AgentState::Idle => return,
             (_, None) => false,
         };
         if self.view.current_tool.as_ref() != self.view.tools.last() {

@@ -58,7 +58,7 @@ pub(crate) struct Spawn {
     jail_user: Option<String>,
     /// Start it without a jail, with all rights of the daemon's user
     #[arg(long, conflicts_with_all = ["jail_name", "jail_path", "jail_template"])]
-    pub(crate) no_jail: bool,
+    no_jail: bool,
     /// What a sandbox with the root / shows of the host (Linux): minimal [default], or host
     #[arg(long, value_parser = PossibleValuesParser::new(View::NAMES))]
     view: Option<String>,
@@ -211,7 +211,8 @@ impl Spawn {
             false => profile.default_jail.jail()?,
         };
         let mut workspace = self.workspace.map(absolute).transpose()?;
-        if workspace.is_none() && self.agent.is_some() && self.cwd.is_none() && !self.no_jail {
+        let is_confined = names_jail || default_jail.is_some();
+        if workspace.is_none() && self.agent.is_some() && self.cwd.is_none() && is_confined {
             workspace = project_directory(&current_dir)?;
         }
         let home = self.home.map(absolute).transpose()?;

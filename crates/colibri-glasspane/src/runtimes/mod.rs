@@ -51,7 +51,7 @@ pub(crate) struct Dialect {
     pub(crate) is_own_event: fn(&Value) -> bool,
     /// Creates the parser of one output stream.
     pub(crate) new_parser: fn() -> Box<dyn LineParser>,
-    /// Encodes a command as one line without LF; the response to it repeats the id.
+    /// Encodes a command as one line, or as an array of lines; the response to it repeats the id.
     pub(crate) encode: fn(&str, &AgentCommand<'_>) -> Result<Value, CommandError>,
     /// Returns whether the agent responds to the command soon; the second argument is whether it is working.
     pub(crate) responds: fn(&AgentCommand<'_>, bool) -> bool,

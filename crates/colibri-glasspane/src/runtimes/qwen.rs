@@ -1,6 +1,6 @@
 //! `qwen --output-format stream-json`, as Qwen Code 0.24.4 writes and reads it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::stream_json::{self, UsageScope};
 use super::{Dialect, has_option, unsupported};
@@ -21,8 +21,7 @@ pub(super) const DIALECT: Dialect = Dialect {
     },
     new_parser: || Box::new(stream_json::Parser::new(UsageScope::Session)),
     encode,
-    // A prompt has no response.
-    responds: |command, _| matches!(command, AgentCommand::Abort),
+    responds: |command, _| !matches!(command, AgentCommand::Answer(..)),
     reads_no_commands: |args| {
         (!has_option(args, "--input-format", &["stream-json"]))
             .then_some("start qwen with --input-format stream-json")
@@ -37,7 +36,11 @@ fn encode(id: &str, command: &AgentCommand<'_>) -> Result<Value, CommandError> {
             Err(unsupported("qwen", PromptDelivery::Steer))
         }
         // qwen queues a prompt while it works.
-        AgentCommand::Prompt(text, _) => Ok(stream_json::user_message(text)),
+        AgentCommand::Prompt(text, _) => {
+            // It takes control requests only after this one, which it answers each time, unlike a prompt.
+            let initialize = json!({"type": "control_request", "request_id": id, "request": {"subtype": "initialize"}});
+            Ok(json!([initialize, stream_json::user_message(text)]))
+        }
         AgentCommand::Abort => Ok(stream_json::interrupt(id)),
         AgentCommand::Answer(question, typed) => stream_json::permission(question, typed),
     }

@@ -1,0 +1,447 @@
+//! Real agents by their presets, with a scripted model. Each test fills a row of the table in docs/agents.md.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use colibri_tests::pi::tools_of;
+use colibri_tests::scripted_model::{ANSWER, ScriptedModel};
+use colibri_tests::{Daemon, eventually, text};
+use serde_json::{Value, json};
+
+/// How a test runs an agent with the scripted model.
+struct Case {
+    name: &'static str,
+    /// Variables of the user, with the URL of the model in place of `MODEL_URL`.
+    variables: &'static [(&'static str, &'static str)],
+    /// Files in the user's home.
+    files: &'static [(&'static str, &'static str)],
+    /// Options of `colibri run` and `spawn`; `PORT` is the port of the model.
+    options: &'static [&'static str],
+    /// Arguments of the agent.
+    args: &'static [&'static str],
+}
+
+/// What was found to work; a row of the table.
+#[derive(Default)]
+struct Row(Vec<(&'static str, String)>);
+
+impl Row {
+    fn add(&mut self, column: &'static str, value: impl Into<String>) {
+        self.0.push((column, value.into()));
+    }
+}
+
+/// A daemon, a model, and the user's home and project.
+struct Setup {
+    case: Case,
+    daemon: Daemon,
+    model: ScriptedModel,
+    project: PathBuf,
+}
+
+impl Setup {
+    fn new(case: Case) -> Self {
+        let daemon = Daemon::start();
+        let model = ScriptedModel::start();
+        let project = daemon.path("project");
+        fs::create_dir(&project).unwrap();
+        let setup = Self {
+            case,
+            daemon,
+            model,
+            project,
+        };
+        for (path, content) in setup.case.files {
+            let path = setup.daemon.path(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, setup.fill(content)).unwrap();
+        }
+        setup
+    }
+
+    fn fill(&self, text: &str) -> String {
+        text.replace("MODEL_URL", &self.model.url())
+            .replace("PORT", &self.model.port.to_string())
+    }
+
+    /// Returns a command of the user, in the project.
+    fn command(&self, words: &[&str]) -> Command {
+        let tools = tools_of(self.case.name).join("node_modules/.bin");
+        let mut command = self.daemon.command("colibri");
+        command
+            .current_dir(&self.project)
+            .arg("--no-autostart")
+            .args(words)
+            .env("PATH", format!("{}:/usr/bin:/bin", tools.display()));
+        for (name, value) in self.case.variables {
+            command.env(name, self.fill(value));
+        }
+        command
+    }
+
+    /// Returns `colibri run` or `spawn` with the preset.
+    fn agent(&self, words: &[&str]) -> Command {
+        let (verb, words) = words.split_first().unwrap();
+        let mut command = self.command(&[verb, "--jail-path", "/", "--agent", self.case.name]);
+        command.args(self.case.options.iter().map(|option| self.fill(option)));
+        command.args(words);
+        if !self.case.args.is_empty() {
+            command.arg("--").args(self.case.args);
+        }
+        command
+    }
+
+    fn cli(&self, words: &[&str]) -> String {
+        let output = self.command(words).output().unwrap();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{words:?}: {out}{err}");
+        out
+    }
+
+    fn spawn(&self, words: &[&str]) -> String {
+        let words = [&["spawn"], words].concat();
+        let output = self.agent(&words).output().unwrap();
+        let err = text(&output.stderr);
+        assert!(output.status.success(), "{err}");
+        text(&output.stdout).trim().to_owned()
+    }
+
+    fn wait_for_state(&self, id: &str, state: &str) -> Value {
+        eventually(&format!("agent is {state}"), || {
+            let agent = self.daemon.agent(id);
+            let state_now = agent["state"].as_str().unwrap().to_owned();
+            assert!(
+                agent["exit"].is_null() || state == "done" || state == "error",
+                "{agent}\n{}",
+                text(&self.daemon.stdout(id))
+            );
+            (state_now == state).then_some(agent)
+        })
+    }
+
+    /// Returns the agent that was started last.
+    fn last_agent(&self) -> Value {
+        let agents = self.daemon.agents().into_iter();
+        let last = agents.max_by_key(|agent| agent["started_at"].as_str().unwrap().to_owned());
+        last.unwrap()
+    }
+
+    /// Runs one prompt: the file is made, the transcript is readable, and the view is complete.
+    fn check_once(&self, row: &mut Row) -> Value {
+        let output = self
+            .agent(&["run", "make it [cmd=echo made > made.txt]"])
+            .output()
+            .unwrap();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{out}\n{err}");
+        assert!(out.contains(ANSWER), "{out}\n{err}");
+        let made = fs::read_to_string(self.project.join("made.txt"));
+        assert_eq!(made.unwrap_or_default(), "made\n", "{out}\n{err}");
+        let agent = self.last_agent();
+        assert_eq!(agent["state"], "done", "{agent}");
+        row.add("one prompt", agent["runtime"].as_str().unwrap());
+        let view = &agent["view"];
+        if view.is_object() {
+            assert_eq!(view["answer"], ANSWER, "{agent}");
+            assert!(view["turns"].as_u64().unwrap() > 0, "{agent}");
+            assert_eq!(
+                view["malformed_lines"],
+                0,
+                "{}",
+                text(&self.daemon.stdout(agent["id"].as_str().unwrap()))
+            );
+            assert_eq!(view["mismatch"], Value::Null);
+        }
+        let tokens = view["output_tokens"].as_u64().unwrap_or(0) > 0;
+        row.add("tokens", yes(tokens));
+        row.add("cost", yes(view["cost_usd"].as_f64().unwrap_or(0.0) > 0.0));
+        row.add("session", yes(view["session"].is_string()));
+        agent
+    }
+
+    /// Runs a prompt that the model refuses: the state is `error` and the reason is shown.
+    fn check_failure(&self, row: &mut Row) {
+        let output = self.agent(&["run", "x [http401]"]).output().unwrap();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        let agent = self.last_agent();
+        assert_eq!(agent["state"], "error", "{out}\n{err}");
+        assert!(
+            format!("{out}{err}").contains("api-key")
+                || format!("{out}{err}").contains("401")
+                || format!("{out}{err}").contains("API key"),
+            "{out}\n{err}"
+        );
+        row.add("failure", yes(agent["view"]["last_error"].is_string()));
+    }
+
+    /// Sends prompts to a driven agent, and aborts one.
+    fn check_driven(&self, row: &mut Row) {
+        let id = self.spawn(&[]);
+        let answer = self.cli(&[
+            "prompt",
+            "--wait",
+            "--timeout",
+            "60s",
+            &id,
+            "first [cmd=echo 1 > one.txt]",
+        ]);
+        assert!(answer.contains(ANSWER), "{answer}");
+        assert!(self.project.join("one.txt").exists());
+        let agent = self.wait_for_state(&id, "idle");
+        row.add("prompts", agent["runtime"].as_str().unwrap());
+        // The tool runs until it is aborted.
+        self.cli(&["prompt", &id, "second [cmd=echo 2 > two.txt; sleep 1000]"]);
+        let agent = eventually("the tool runs", || {
+            let agent = self.daemon.agent(&id);
+            agent["view"]["current_tool"].is_string().then_some(agent)
+        });
+        assert_eq!(agent["state"], "working", "{agent}");
+        row.add("tool", agent["view"]["current_tool"].as_str().unwrap());
+        self.cli(&["abort", &id]);
+        self.wait_for_state(&id, "idle");
+        row.add("abort", "yes");
+        let answer = self.cli(&[
+            "prompt",
+            "--wait",
+            "--timeout",
+            "60s",
+            &id,
+            "third [cmd=echo 3 > three.txt]",
+        ]);
+        assert!(answer.contains(ANSWER), "{answer}");
+        assert!(self.project.join("three.txt").exists());
+        self.cli(&["kill", &id]);
+    }
+
+    /// Checks that an agent asks before it runs a command, and that the answer reaches it.
+    fn check_permission(&self, row: &mut Row) {
+        let id = self.spawn(&["--ask"]);
+        self.cli(&["prompt", &id, "ask [cmd=touch asked.txt]"]);
+        self.wait_for_state(&id, "blocked");
+        assert!(!self.project.join("asked.txt").exists());
+        let mut attached = self
+            .command(&["attach", &id])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut shown = BufReader::new(attached.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.starts_with("? ") {
+            line.clear();
+            assert!(shown.read_line(&mut line).unwrap() > 0, "no question");
+        }
+        attached.stdin.as_mut().unwrap().write_all(b"y\n").unwrap();
+        self.wait_for_state(&id, "idle");
+        assert!(self.project.join("asked.txt").exists());
+        self.cli(&["kill", &id]);
+        attached.wait().unwrap();
+        row.add("permission", "yes");
+    }
+}
+
+fn yes(value: bool) -> &'static str {
+    if value { "yes" } else { "no" }
+}
+
+fn finish(setup: &Setup, row: Row) {
+    let listed: Value =
+        serde_json::from_str(&setup.cli(&["agents", "--json", setup.case.name])).unwrap();
+    let version = json!(listed["version"]);
+    let mut shown = format!("version: {}\n", version.as_str().unwrap_or("unknown"));
+    for (column, value) in row.0 {
+        shown.push_str(&format!("{column}: {value}\n"));
+    }
+    insta::assert_snapshot!(setup.case.name, shown);
+}
+
+#[test]
+fn claude_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "claude",
+        variables: &[
+            ("ANTHROPIC_API_KEY", "sk-ant-0123456789abcdef0123"),
+            ("ANTHROPIC_BASE_URL", "MODEL_URL"),
+        ],
+        files: &[],
+        options: &["--env", "CLAUDE_CODE_MAX_RETRIES=0"],
+        args: &[],
+    });
+    let mut row = Row::default();
+    setup.check_once(&mut row);
+    setup.check_failure(&mut row);
+    setup.check_driven(&mut row);
+    setup.check_permission(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn codex_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "codex",
+        variables: &[
+            ("OPENAI_API_KEY", "sk-0123456789abcdef0123"),
+            ("OPENAI_BASE_URL", "MODEL_URL/v1"),
+        ],
+        files: &[],
+        options: &[],
+        args: &[
+            "-c",
+            "model=gpt-5",
+            "-c",
+            "model_providers.colibri.stream_max_retries=0",
+            "-c",
+            "model_providers.colibri.request_max_retries=0",
+        ],
+    });
+    let mut row = Row::default();
+    setup.check_once(&mut row);
+    setup.check_failure(&mut row);
+    setup.check_driven(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn gemini_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "gemini",
+        variables: &[
+            ("GEMINI_API_KEY", "AIza0123456789abcdef0123"),
+            ("GOOGLE_GEMINI_BASE_URL", "MODEL_URL"),
+        ],
+        files: &[],
+        options: &[],
+        args: &[],
+    });
+    let mut row = Row::default();
+    setup.check_once(&mut row);
+    setup.check_failure(&mut row);
+    setup.check_driven(&mut row);
+    setup.check_permission(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn qwen_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "qwen",
+        variables: &[
+            ("OPENAI_API_KEY", "sk-0123456789abcdef0123"),
+            ("OPENAI_BASE_URL", "MODEL_URL/v1"),
+            ("OPENAI_MODEL", "scripted"),
+        ],
+        files: &[],
+        options: &[],
+        args: &[],
+    });
+    let mut row = Row::default();
+    setup.check_once(&mut row);
+    setup.check_failure(&mut row);
+    setup.check_driven(&mut row);
+    setup.check_permission(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn copilot_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "copilot",
+        variables: &[
+            ("COPILOT_PROVIDER_API_KEY", "sk-0123456789abcdef0123"),
+            ("COPILOT_PROVIDER_BASE_URL", "MODEL_URL/v1"),
+            ("COPILOT_MODEL", "gpt-5"),
+            ("COPILOT_OFFLINE", "true"),
+        ],
+        files: &[],
+        options: &[],
+        args: &[],
+    });
+    let mut row = Row::default();
+    setup.check_once(&mut row);
+    setup.check_failure(&mut row);
+    setup.check_driven(&mut row);
+    setup.check_permission(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn opencode_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "opencode",
+        variables: &[],
+        files: &[
+            (
+                ".config/opencode/opencode.json",
+                r#"{"provider":{"scripted":{"npm":"@ai-sdk/openai-compatible","name":"s","options":{"baseURL":"MODEL_URL/v1"},"models":{"scripted":{"name":"scripted","cost":{"input":1,"output":5}}}}},"model":"scripted/scripted","small_model":"scripted/scripted"}"#,
+            ),
+            (
+                ".local/share/opencode/auth.json",
+                r#"{"scripted":{"type":"api","key":"sk-0123456789abcdef"}}"#,
+            ),
+        ],
+        options: &["--allow", "127.0.0.1:PORT"],
+        args: &[],
+    });
+    let mut row = Row::default();
+    setup.check_once(&mut row);
+    setup.check_failure(&mut row);
+    setup.check_driven(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn pi_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "pi",
+        variables: &[],
+        files: &[
+            (
+                ".pi/agent/models.json",
+                r#"{"providers":{"scripted":{"baseUrl":"MODEL_URL/v1","api":"openai-completions","models":[{"id":"m","cost":{"input":1,"output":5,"cacheRead":0,"cacheWrite":0}}]}}}"#,
+            ),
+            (
+                ".pi/agent/auth.json",
+                r#"{"scripted":{"type":"api_key","key":"sk-0123456789abcdef"}}"#,
+            ),
+        ],
+        options: &["--allow", "127.0.0.1:PORT"],
+        args: &["--provider", "scripted", "--model", "m"],
+    });
+    let mut row = Row::default();
+    setup.check_once(&mut row);
+    setup.check_failure(&mut row);
+    setup.check_driven(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn agent_that_cannot_run_says_what_is_missing() {
+    let daemon = Daemon::start();
+    let mut shown = String::new();
+    let tools = tools_of("claude").join("node_modules/.bin");
+    for (path, words) in [
+        (tools.to_str().unwrap(), &["--agent", "claude", "x"][..]),
+        ("/nowhere", &["--agent", "claude", "x"]),
+        ("/nowhere", &["--agent", "no-such-agent", "x"]),
+        (
+            tools.to_str().unwrap(),
+            &["--agent", "claude", "--ask", "x"],
+        ),
+        ("/nowhere", &["x"]),
+    ] {
+        let output = daemon
+            .command("colibri")
+            .args(["--no-autostart", "run", "--jail-path", "/"])
+            .args(words)
+            .env("PATH", path)
+            .output()
+            .unwrap();
+        let code = output.status.code();
+        shown.push_str(&format!("{words:?}: {code:?}\n{}\n", text(&output.stderr)));
+    }
+    insta::assert_snapshot!(shown);
+}
