@@ -2,8 +2,8 @@
 
 .PHONY: demo test attacks install deb torture fuzz cgroups freebsd man picture audit miri sanitize bench bench-compare
 
-demo: ## Set up, build, and run agents in a sandbox
-	@scripts/demo.sh
+demo: ## Set up, build, and let a real agent work in a sandbox: AGENT=pi, claude, codex, gemini, opencode, qwen or copilot
+	@AGENT="$(AGENT)" scripts/demo.sh
 
 test: ## Set up and run everything that CI runs
 	@scripts/test.sh
