@@ -163,6 +163,41 @@ impl Setup {
         agent
     }
 
+    /// Continues the session of the last agent in its home.
+    fn check_resume(&self, row: &mut Row, args: &[&str]) {
+        let ended = self.last_agent();
+        let id = ended["id"].as_str().unwrap();
+        let mut words = vec!["resume", id, "again [cmd=echo again > again.txt]"];
+        if self.case.variables.is_empty() {
+            words.extend(["--env", "COLIBRI_TEST=1"]);
+        }
+        if !args.is_empty() {
+            words.push("--");
+            words.extend(args);
+        }
+        let resumed = self.cli(&words).trim().to_owned();
+        assert_ne!(resumed, id);
+        let agent = eventually("the resumed agent ends", || {
+            let agent = self.daemon.agent(&resumed);
+            agent["exit"].is_object().then_some(agent)
+        });
+        let output = text(&self.daemon.stdout(&resumed));
+        assert_eq!(agent["state"], "done", "{agent}\n{output}");
+        assert!(self.project.join("again.txt").exists(), "{output}");
+        let [before, after] = [&ended, &agent].map(|agent| &agent["view"]["session"]);
+        if before.is_string() {
+            assert_eq!(before, after, "{output}");
+        }
+        // The home belongs to the new agent.
+        let output = self.command(&["resume", id, "x"]).output().unwrap();
+        let message = text(&output.stderr);
+        assert!(
+            message.contains("does not exist: a later agent"),
+            "{message}"
+        );
+        row.add("resume", "yes");
+    }
+
     /// Runs a prompt that the model refuses: the state is `error` and the reason is shown.
     fn check_failure(&self, row: &mut Row) {
         let output = self.agent(&["run", "x [http401]"]).output().unwrap();
@@ -273,6 +308,7 @@ fn claude_runs_by_its_preset() {
     });
     let mut row = Row::default();
     setup.check_once(&mut row);
+    setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
@@ -300,6 +336,7 @@ fn codex_runs_by_its_preset() {
     });
     let mut row = Row::default();
     setup.check_once(&mut row);
+    setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     finish(&setup, row);
@@ -319,6 +356,7 @@ fn gemini_runs_by_its_preset() {
     });
     let mut row = Row::default();
     setup.check_once(&mut row);
+    setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
@@ -340,6 +378,7 @@ fn qwen_runs_by_its_preset() {
     });
     let mut row = Row::default();
     setup.check_once(&mut row);
+    setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
@@ -362,6 +401,7 @@ fn copilot_runs_by_its_preset() {
     });
     let mut row = Row::default();
     setup.check_once(&mut row);
+    setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
@@ -388,6 +428,7 @@ fn opencode_runs_by_its_preset() {
     });
     let mut row = Row::default();
     setup.check_once(&mut row);
+    setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     finish(&setup, row);
@@ -413,8 +454,35 @@ fn pi_runs_by_its_preset() {
     });
     let mut row = Row::default();
     setup.check_once(&mut row);
+    setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn cline_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "cline",
+        // Its ACP mode takes the key from the environment, and the URL from the file.
+        variables: &[
+            ("CLINE_API_KEY", "sk-0123456789abcdef"),
+            ("CLINE_PROVIDER", "openai-native"),
+            ("CLINE_MODEL", "gpt-5"),
+        ],
+        files: &[(
+            ".cline/data/settings/providers.json",
+            r#"{"version":1,"lastUsedProvider":"openai-native","providers":{"openai-native":{"settings":{"provider":"openai-native","apiKey":"sk-0123456789abcdef","model":"gpt-5","baseUrl":"MODEL_URL/v1"},"updatedAt":"2026-01-01T00:00:00.000Z","tokenSource":"manual"}}}"#,
+        )],
+        options: &["--allow", "127.0.0.1:PORT"],
+        args: &[],
+    });
+    let mut row = Row::default();
+    setup.check_once(&mut row);
+    setup.check_resume(&mut row, setup.case.args);
+    setup.check_failure(&mut row);
+    setup.check_driven(&mut row);
+    setup.check_permission(&mut row);
     finish(&setup, row);
 }
 

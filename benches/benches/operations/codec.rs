@@ -193,6 +193,7 @@ fn agent(number: u32) -> Agent {
         warnings: Vec::new(),
         runtime: AgentRuntime::Pi,
         guessed: false,
+        preset: None,
         restart: None,
         run: 1,
         started_at: "2026-01-01T00:00:00.123Z".to_owned(),

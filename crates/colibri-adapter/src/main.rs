@@ -25,7 +25,7 @@ struct Options {
     /// Protocol that the agent speaks
     protocol: Protocol,
     /// Run this prompt, then end the agent
-    #[arg(long, value_name = "TEXT", allow_hyphen_values = true)]
+    #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
     /// Continue this session of the agent
     #[arg(long, value_name = "ID")]

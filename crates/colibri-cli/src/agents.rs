@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use colibri_client::{JailConfig, SpawnRequest};
 use colibri_config::ConfigFile;
-use colibri_presets::{Host, Mode, Preset, find, with_builtin};
+use colibri_presets::{Host, Mode, Preset, Session, find, with_builtin};
 use serde::Serialize;
 
 use crate::args::Spawn;
@@ -13,7 +13,7 @@ use crate::error::CliError;
 use crate::output;
 
 /// Returns the presets of Colibri and of the settings file.
-fn presets() -> Result<BTreeMap<String, Preset>, CliError> {
+pub(crate) fn presets() -> Result<BTreeMap<String, Preset>, CliError> {
     let file = ConfigFile::read(None, lookup)?;
     Ok(with_builtin(&file.agents)?)
 }
@@ -31,7 +31,7 @@ pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
         (None, false) => Mode::Driven,
     };
     let host = Host::new(lookup);
-    let plan = preset.plan(name, &mode, None, &host)?;
+    let plan = preset.plan(name, &mode, Session::New, &host)?;
     if !spawn.gives_variables() {
         preset.check_login(name, &plan)?;
     }
@@ -125,7 +125,7 @@ impl Listed {
         let modes = [Mode::Driven, Mode::Once("PROMPT"), Mode::Terminal(None)];
         let plan = modes
             .iter()
-            .find_map(|mode| preset.plan(name, mode, None, &host).ok());
+            .find_map(|mode| preset.plan(name, mode, Session::New, &host).ok());
         let installed = preset.installed(name, &host).ok();
         Self {
             name: name.to_owned(),

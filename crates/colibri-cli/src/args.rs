@@ -12,6 +12,7 @@ use clap_complete::Shell;
 use colibri_client::{Size, Stream};
 use colibri_template::{AgentUserName, ArchivePath, DatasetName, Digest};
 
+use self::spawn::variable;
 pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
 use self::values::{age, agent, duration, one_of, parsed, since};
 use crate::output;
@@ -134,6 +135,10 @@ pub(crate) enum CliCommand {
     },
     /// End agents: send a signal, wait, send KILL, and verify that no process is left
     Kill(KillArgs),
+    /// Continue the session of an ended agent, in the same workspace and home, and print the id of the new agent
+    ///
+    /// The values of variables are not stored: keys of the preset are taken from the environment again, others with --secret.
+    Resume(ResumeArgs),
     /// Restart agents now, regardless of their restart policy, and print the id of each
     ///
     /// A running agent keeps its id: its current run is ended, and the next run starts immediately. An ended agent is
@@ -290,6 +295,27 @@ pub(crate) struct Background {
         allow_hyphen_values = true
     )]
     pub(crate) prompt: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ResumeArgs {
+    #[command(flatten)]
+    pub(crate) agent: AgentArg,
+    /// Prompt for the agent, which ends after it; without one, the agent reads prompts of colibri prompt
+    #[arg(value_name = "PROMPT")]
+    pub(crate) prompt: Option<String>,
+    /// Preset of the agent [default: the one that it was started by]
+    #[arg(long = "agent", value_name = "NAME")]
+    pub(crate) preset: Option<String>,
+    /// Set an environment variable (repeatable)
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+    /// Set a variable to its value in this environment (repeatable)
+    #[arg(long = "secret", value_name = "NAME")]
+    pub(crate) secrets: Vec<String>,
+    /// Further arguments of the agent
+    #[arg(last = true, value_name = "ARG")]
+    pub(crate) args: Vec<String>,
 }
 
 #[derive(Debug, Args)]

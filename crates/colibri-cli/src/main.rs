@@ -22,6 +22,7 @@ mod logs;
 mod output;
 mod paths;
 mod prompt;
+mod resume;
 mod run;
 mod signals;
 mod sink;
@@ -81,6 +82,7 @@ async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
         CliCommand::Send(send) => commands::send(&global, send).await,
         CliCommand::Wait { agents } => commands::wait(&global, &agents.ids).await,
         CliCommand::Kill(kill) => commands::kill(&global, kill).await,
+        CliCommand::Resume(options) => resume::resume(&global, options).await,
         CliCommand::Restart { agents, grace } => {
             commands::restart(&global, &agents.ids, grace).await
         }

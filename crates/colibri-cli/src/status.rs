@@ -133,6 +133,7 @@ mod tests {
             jail: None,
             runtime: AgentRuntime::Pi,
             guessed: false,
+            preset: None,
             restart: None,
             run: 1,
             started_at: "2026-01-01T00:00:00Z".into(),

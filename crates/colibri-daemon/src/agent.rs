@@ -101,6 +101,7 @@ impl RegisteredAgent {
             jail: config.jail.clone(),
             warnings: self.spec.warnings.clone(),
             runtime,
+            preset: config.preset.clone(),
             guessed: latest.view.guessed
                 && matches!(latest.view.state, AgentState::Idle | AgentState::Working),
             restart: config.restart.clone(),

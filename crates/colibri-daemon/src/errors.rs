@@ -108,7 +108,8 @@ pub(crate) fn spawn_error_kind(error: &SpawnError) -> ErrorKind {
         SpawnError::Ended(_) | SpawnError::ShimClient(ShimClientError::Closed) => {
             ErrorKind::AgentEnded
         }
-        SpawnError::Running(_) => ErrorKind::AgentRunning,
+        SpawnError::Running(_) | SpawnError::HomeInUse { .. } => ErrorKind::AgentRunning,
+        SpawnError::HomeMoved { .. } => ErrorKind::InvalidParams,
         SpawnError::KillUnverified { .. } => ErrorKind::KillUnverified,
         SpawnError::NameInUse { .. } | SpawnError::AutostartInUse { .. } => ErrorKind::NameInUse,
         SpawnError::EnvironmentNotKept { .. } => ErrorKind::EnvironmentNotKept,

@@ -88,9 +88,9 @@ impl CommandLine {
 
     /// Returns `outer SELF`: the words of `outer` before those of this command.
     #[must_use]
-    pub fn after(self, outer: Self, words: impl IntoIterator<Item = &'static str>) -> Self {
+    pub fn after(self, outer: Self, words: impl IntoIterator<Item = String>) -> Self {
         let mut args = outer.args;
-        args.extend(words.into_iter().map(str::to_owned));
+        args.extend(words);
         self.wrapped_by(&outer.program, args)
     }
 

@@ -210,7 +210,9 @@ impl Preparer {
         let started = match self.adapter_command(config, &mut confinement) {
             None => agent.clone(),
             Some(Ok((adapter, protocol))) => {
-                agent.clone().after(adapter, [protocol.as_str(), "--"])
+                let options = config.adapter.arguments();
+                let words = [protocol.to_string()].into_iter().chain(options);
+                agent.clone().after(adapter, words.chain(["--".to_owned()]))
             }
             Some(Err(warning)) => {
                 warnings.push(warning);

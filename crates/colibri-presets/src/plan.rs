@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use colibri_glasspane::recognize_program;
 use colibri_jail_core::{Destination, HomeFile, HttpScheme, JailConfig, MountConfig};
-use colibri_types::{AgentRuntime, Env, SpawnRequest};
+use colibri_types::{AdapterOptions, AgentRuntime, Env, SpawnRequest};
 
 use crate::preset::{Key, Preset};
 use crate::program::{self, InstalledProgram};
@@ -24,6 +24,17 @@ pub enum Mode<'a> {
     Asking,
     /// The agent's own terminal interface, with a first prompt.
     Terminal(Option<&'a str>),
+}
+
+/// The session of an agent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Session<'a> {
+    /// A new one.
+    New,
+    /// The one with this id.
+    Id(&'a str),
+    /// The last one in the agent's home.
+    Last,
 }
 
 /// The environment and the home of the user.
@@ -118,8 +129,8 @@ impl Preset {
         })
     }
 
-    /// Returns the request that runs the agent, called `name`, in a mode. `session` is the session to continue. A missing login
-    /// is not an error here; see [`Preset::check_login`].
+    /// Returns the request that runs the agent, called `name`, in a mode. A missing login is not an error here; see
+    /// [`Preset::check_login`].
     ///
     /// # Errors
     /// The agent is not installed, or has no such mode.
@@ -127,15 +138,22 @@ impl Preset {
         &self,
         name: &str,
         mode: &Mode<'_>,
-        session: Option<&str>,
+        session: Session<'_>,
         host: &Host<'_>,
     ) -> Result<AgentPlan, PlanError> {
         let program = self.installed(name, host)?;
+        // Without arguments for one prompt, the adapter sends it.
+        let once = match mode {
+            Mode::Once(prompt) if self.once.is_none() && self.driven.is_some() => Some(*prompt),
+            _ => None,
+        };
+        let mode = if once.is_some() { &Mode::Driven } else { mode };
         let mut plan = AgentPlan {
             request: SpawnRequest {
                 program: Some(program.path.to_string_lossy().into_owned()),
                 env: Env(self.env.clone()),
-                no_input: matches!(mode, Mode::Once(_)).then_some(true),
+                preset: Some(name.to_owned()),
+                no_input: (once.is_some() || matches!(mode, Mode::Once(_))).then_some(true),
                 ..SpawnRequest::default()
             },
             program,
@@ -171,6 +189,16 @@ impl Preset {
         let args: Vec<String> = first.into_iter().chain(words).collect();
         // The real program may have another name, like that of a script.
         let recognized = recognize_program(&self.program, &args);
+        let adapter = AdapterOptions {
+            session: match session {
+                Session::Id(id) => Some(id.to_owned()),
+                Session::New | Session::Last => None,
+            },
+            prompt: once.map(str::to_owned),
+            ask: matches!(mode, Mode::Asking),
+        };
+        plan.request.adapter =
+            Some(adapter).filter(|options| *options != AdapterOptions::default());
         plan.request.runtime = Some(match mode {
             Mode::Terminal(_) => AgentRuntime::Generic,
             _ => self.runtime.or(recognized).unwrap_or_default(),
@@ -212,9 +240,14 @@ impl Preset {
         &self,
         name: &str,
         mode: &Mode<'_>,
-        session: Option<&str>,
+        session: Session<'_>,
     ) -> Result<Vec<String>, PlanError> {
-        let resumed = session.is_some();
+        let (id, words) = match session {
+            Session::New => ("", &Vec::new()),
+            Session::Id(id) => (id, &self.resume),
+            Session::Last => ("", &self.resume_last),
+        };
+        let resumed = session != Session::New;
         let (template, label, prompt, hint) = match mode {
             Mode::Once(prompt) => (
                 self.once_resumed
@@ -243,13 +276,10 @@ impl Preset {
             hint,
         })?;
         let fill = |word: &String| {
-            let word = word.replace("{session}", session.unwrap_or_default());
+            let word = word.replace("{session}", id);
             word.replace("{prompt}", prompt.unwrap_or_default())
         };
-        let resume: Vec<String> = match resumed {
-            true => self.resume.iter().map(fill).collect(),
-            false => Vec::new(),
-        };
+        let resume: Vec<String> = words.iter().map(fill).collect();
         let words = template.iter().flat_map(|word| match word.as_str() {
             "{resume}" => resume.clone(),
             _ => vec![fill(word)],
@@ -269,6 +299,11 @@ impl Preset {
         jail: &mut JailConfig,
         plan: &mut AgentPlan,
     ) {
+        let exists = |file: &&String| host.in_home(file).is_some_and(|(path, _)| path.exists());
+        if !has_key {
+            plan.logins
+                .extend(self.login_files.iter().filter(exists).cloned());
+        }
         for file in &self.home_files {
             let Some((path, target)) = host.in_home(file) else {
                 continue;
@@ -277,9 +312,6 @@ impl Preset {
             // A key takes precedence: the agent does not get another login.
             if !path.exists() || (is_login && has_key) {
                 continue;
-            }
-            if is_login {
-                plan.logins.push(file.clone());
             }
             jail.home_files.push(HomeFile {
                 target,

@@ -40,6 +40,8 @@ pub struct Preset {
     pub terminal_resumed: Option<Vec<String>>,
     /// Words that continue a session.
     pub resume: Vec<String>,
+    /// Words that continue the last session, for an agent that has not reported its id.
+    pub resume_last: Vec<String>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
     /// Files and directories in the home, like `~/.agent/settings.json`, of which the agent gets private copies.
@@ -181,6 +183,7 @@ impl Preset {
             terminal: self.terminal.or(weaker.terminal),
             terminal_resumed: self.terminal_resumed.or(weaker.terminal_resumed),
             resume: list(self.resume, weaker.resume),
+            resume_last: list(self.resume_last, weaker.resume_last),
             env,
             home_files: list(self.home_files, weaker.home_files),
             login_files: list(self.login_files, weaker.login_files),

@@ -59,6 +59,9 @@ pub struct Agent {
     pub warnings: Vec<String>,
     /// Runtime of the agent; `auto` until it is recognized.
     pub runtime: AgentRuntime,
+    /// Preset of the agent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
     /// The state is a guess from the agent's activity, because it reports no events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guessed: bool,

@@ -45,6 +45,20 @@ pub enum SpawnError {
         /// The running agent; absent while it is being started.
         id: Option<AgentId>,
     },
+    /// The home is that of a running agent.
+    #[error("the home belongs to agent {id}, which runs; send it a prompt, or end it first")]
+    HomeInUse {
+        /// The running agent.
+        id: AgentId,
+    },
+    /// The home of an ended agent does not exist any more.
+    #[error(
+        "the home of agent {id} does not exist: a later agent has continued it, or it was removed; resume that agent, or start a new one"
+    )]
+    HomeMoved {
+        /// The ended agent.
+        id: AgentId,
+    },
     /// The shim program cannot be started.
     #[error(
         "cannot start the shim {path}: {source}; install colibri-shim beside colibri-daemon or set COLIBRI_SHIM"

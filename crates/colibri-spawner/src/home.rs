@@ -9,6 +9,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::HomeFile;
+use colibri_shim::layout;
 use colibri_types::{AgentId, AgentSpawnConfig};
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, open, openat, statat};
 use rustix::io::Errno;
@@ -35,30 +36,82 @@ fn home_of(state: &StateDir, id: &AgentId) -> PathBuf {
     state.path().join(HOMES).join(id.as_str())
 }
 
-/// Creates a home for an agent whose configuration needs files in it and names none, and returns the configuration with it.
+/// The home that is removed with an agent. It is removed, or given back, unless the agent was started.
+pub(crate) struct ProvidedHome {
+    path: PathBuf,
+    /// The home of the ended agent that this one continues.
+    source: Option<PathBuf>,
+    is_kept: bool,
+}
+
+impl ProvidedHome {
+    /// Keeps the home: the agent was started.
+    pub(crate) fn keep(mut self) {
+        self.is_kept = true;
+    }
+}
+
+impl Drop for ProvidedHome {
+    fn drop(&mut self) {
+        if self.is_kept {
+            return;
+        }
+        let undone = match &self.source {
+            Some(source) => fs::rename(&self.path, source),
+            None => fs::remove_dir_all(&self.path),
+        };
+        if let Err(error) = undone {
+            tracing::warn!(home = %self.path.display(), %error, "cannot remove the home of an agent that was not started");
+        }
+    }
+}
+
+/// Creates a home for an agent whose configuration needs files in it and names none, or takes over that of an ended agent,
+/// and sets it in the configuration.
 ///
 /// # Errors
-/// The directory cannot be created.
+/// The directory cannot be created, or belongs to a running agent.
 pub(crate) fn provide(
     state: &StateDir,
     id: &AgentId,
-    config: &AgentSpawnConfig,
-) -> Result<AgentSpawnConfig, SpawnError> {
-    let mut config = config.clone();
-    if let Some(jail) = &mut config.jail
-        && !jail.home_files.is_empty()
-        && jail.home.is_none()
-    {
-        let path = home_of(state, id);
-        let mut builder = DirBuilder::new();
-        builder
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| SpawnError::from_io("creating", &path, error))?;
-        jail.home = path.to_str().map(str::to_owned);
+    config: &mut AgentSpawnConfig,
+) -> Result<Option<ProvidedHome>, SpawnError> {
+    let Some(jail) = &mut config.jail else {
+        return Ok(None);
+    };
+    let path = home_of(state, id);
+    let homes = state.path().join(HOMES);
+    let source = match &jail.home {
+        None if jail.home_files.is_empty() => return Ok(None),
+        None => None,
+        Some(home) if Path::new(home).parent() == Some(&homes) => Some(PathBuf::from(home)),
+        Some(_) => return Ok(None),
+    };
+    let failed = |error| SpawnError::from_io("creating", &path, error);
+    let mut builder = DirBuilder::new();
+    builder.recursive(true).mode(0o700);
+    match &source {
+        None => builder.create(&path).map_err(failed)?,
+        Some(source) => {
+            let name = source.file_name().and_then(|name| name.to_str());
+            let owner: AgentId = name.unwrap_or_default().parse()?;
+            // The shim of an ended agent may still run for a moment.
+            let has_ended = state.agent(&owner).join(layout::EXIT).exists();
+            if !has_ended && state.is_alive(&owner)? {
+                return Err(SpawnError::HomeInUse { id: owner });
+            }
+            fs::rename(source, &path).map_err(|error| match error.kind() {
+                io::ErrorKind::NotFound => SpawnError::HomeMoved { id: owner },
+                _ => SpawnError::from_io("moving the home to", &path, error),
+            })?;
+        }
     }
-    Ok(config)
+    jail.home = path.to_str().map(str::to_owned);
+    Ok(Some(ProvidedHome {
+        path,
+        source,
+        is_kept: false,
+    }))
 }
 
 /// Removes the home that belongs to the agent with this directory, if it has one.

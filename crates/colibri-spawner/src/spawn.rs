@@ -62,10 +62,10 @@ impl Spawner {
             };
             // The checks come before the creation of a directory, so that a refused request leaves nothing behind. The home is
             // an exception, because it is checked.
-            let (spawner, request, agent_id) = (self.clone(), config.clone(), id.clone());
+            let (spawner, mut config, agent_id) = (self.clone(), config.clone(), id.clone());
             let others = running.to_vec();
             let plan = on_user_paths(move || {
-                let config = home::provide(&spawner.state, &agent_id, &request)?;
+                let home = home::provide(&spawner.state, &agent_id, &mut config)?;
                 let (prepared, limits) =
                     spawner.preparer.plan(&config, agent_id.as_str(), &others)?;
                 if let Some(jail) = &config.jail
@@ -73,13 +73,12 @@ impl Spawner {
                 {
                     home::fill(Path::new(home), &jail.home_files)?;
                 }
-                Ok((config, prepared, limits))
+                Ok((config, prepared, limits, home))
             })
             .await;
-            let (config, prepared, limits) = match plan.flatten() {
+            let (config, prepared, limits, home) = match plan.flatten() {
                 Ok(plan) => plan,
                 Err(error) => {
-                    self.remove_home(&id).await;
                     if let Some(pooled) = pooled {
                         self.shim_pool.put_back(pooled).await;
                     }
@@ -91,13 +90,14 @@ impl Spawner {
                 None => StartedShim::start(self, &id)?,
             };
             if let Some(started) = started {
-                let started = self.start(&config, &prepared, &limits, started).await;
-                if started.is_err() {
-                    self.remove_home(&id).await;
+                let agent = self.start(&config, &prepared, &limits, started).await;
+                match (home, &agent) {
+                    (Some(home), Ok(_)) => home.keep(),
+                    (home, _) => blocking(move || drop(home)).await?,
                 }
-                return started;
+                return agent;
             }
-            self.remove_home(&id).await;
+            blocking(move || drop(home)).await?;
         }
     }
 
@@ -110,15 +110,6 @@ impl Spawner {
         on_user_paths(move || Ok(preparer.prepare(&config)?))
             .await
             .flatten()
-    }
-
-    /// Removes the home of an agent that was not started.
-    async fn remove_home(&self, id: &AgentId) {
-        let directory = self.state.agent(id);
-        let removed = blocking(move || home::remove_home(&directory)).await;
-        if let Ok(Err(error)) = removed {
-            tracing::warn!(%id, %error, "cannot remove the home of an agent that was not started");
-        }
     }
 
     async fn start(

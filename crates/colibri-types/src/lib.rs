@@ -27,8 +27,8 @@ pub use runtime::{AgentRuntime, UnknownName};
 #[doc(hidden)]
 pub use signal_template::{PID_PLACEHOLDER, SIGNAL_PLACEHOLDER, SignalTemplate};
 pub use spawn::{
-    AGENT_VARIABLE, AgentSpawnConfig, AgentSpec, Env, HeldFile, NoProgram, ProcessLimits,
-    RunOptions, SpawnConfigError, SpawnRequest, ValidatedSpawn,
+    AGENT_VARIABLE, AdapterOptions, AgentSpawnConfig, AgentSpec, Env, HeldFile, NoProgram,
+    ProcessLimits, RunOptions, SpawnConfigError, SpawnRequest, ValidatedSpawn,
 };
 
 /// Reports whether a count is zero, so that `skip_serializing_if` omits it.

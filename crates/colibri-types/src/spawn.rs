@@ -68,6 +68,12 @@ pub struct SpawnRequest {
     /// The dialect of the agent. Absent: the profile's, or `generic`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<AgentRuntime>,
+    /// Name of the preset that the client used; only recorded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// Options of colibri-adapter, for an agent that it drives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterOptions>,
     /// The agent's name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
@@ -80,6 +86,39 @@ pub struct SpawnRequest {
     /// When the agent is started again after its end. Absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restart: Option<RestartPolicy>,
+}
+
+/// Options of colibri-adapter, which drives agents whose protocol has sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
+#[serde(default, deny_unknown_fields)]
+pub struct AdapterOptions {
+    /// Id of the agent's own session to continue. Absent: a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// The only prompt, after which the agent ends.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// The agent asks before it runs commands.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub ask: bool,
+}
+
+impl AdapterOptions {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Returns the options as arguments.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = Vec::new();
+        for (option, value) in [("--session", &self.session), ("--prompt", &self.prompt)] {
+            arguments.extend(value.as_ref().map(|value| format!("{option}={value}")));
+        }
+        arguments.extend(self.ask.then(|| "--ask".to_owned()));
+        arguments
+    }
 }
 
 /// Neither a spawn request nor its profile has a program.
@@ -112,6 +151,8 @@ impl SpawnRequest {
                 (own, weaker) => own.or(weaker),
             },
             runtime: self.runtime.or(weaker.runtime),
+            preset: self.preset.or(weaker.preset),
+            adapter: self.adapter.or(weaker.adapter),
             name: self.name.or(weaker.name),
             no_input: self.no_input.or(weaker.no_input),
             umask: self.umask.or(weaker.umask),
@@ -134,6 +175,8 @@ impl SpawnRequest {
             cwd: self.cwd,
             jail: self.jail.filter(|jail| *jail != JailConfig::default()),
             runtime: self.runtime,
+            preset: self.preset,
+            adapter: self.adapter.unwrap_or_default(),
             name: self.name,
             no_input: self.no_input.unwrap_or_default(),
             umask: self.umask,
@@ -166,6 +209,12 @@ pub struct AgentSpawnConfig {
     /// The dialect of the agent. A name that this release does not know reads as `generic`.
     #[serde(default, deserialize_with = "known_runtime")]
     pub runtime: Option<AgentRuntime>,
+    /// Name of the preset that the client used.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// Options of colibri-adapter.
+    #[serde(default, skip_serializing_if = "AdapterOptions::is_default")]
+    pub adapter: AdapterOptions,
     /// The agent's name.
     #[serde(default)]
     pub name: Option<String>,

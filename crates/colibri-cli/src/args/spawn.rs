@@ -312,6 +312,8 @@ impl Spawn {
             cwd,
             jail,
             runtime: self.runtime,
+            preset: None,
+            adapter: None,
             name: self.name.map(|name| name.to_string()),
             no_input: self.no_input.then_some(true),
             umask: self.umask,
@@ -453,7 +455,7 @@ pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn variable(text: &str) -> Result<(String, String), String> {
+pub(super) fn variable(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
         _ => Err("give NAME=VALUE".to_owned()),
