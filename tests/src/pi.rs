@@ -21,13 +21,21 @@ pub fn tools_of(agent: &str) -> PathBuf {
     let target = program("colibri");
     let target = target.parent().and_then(Path::parent).unwrap();
     let tools = target.join("tools").join(agent);
-    let installed = tools.join(BIN).join(agent);
+    let installed = bin_of(&tools).join(agent);
     assert!(
         installed.exists(),
         "{} does not exist; run: scripts/agents.sh {agent}",
         installed.display()
     );
     tools.canonicalize().unwrap()
+}
+
+/// Returns the directory of the programs in that of an agent: a package of npm, or an environment of Python.
+pub fn bin_of(tools: &Path) -> PathBuf {
+    match tools.join("pyvenv.cfg").exists() {
+        true => tools.join("bin"),
+        false => tools.join(BIN),
+    }
 }
 
 /// Returns the directory into which scripts/agents.sh installs pi and its node.

@@ -7,7 +7,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use colibri_tests::pi::tools_of;
+use colibri_tests::pi::{bin_of, tools_of};
 use colibri_tests::scripted_model::{ANSWER, ScriptedModel};
 use colibri_tests::{Daemon, eventually, text};
 use serde_json::{Value, json};
@@ -70,7 +70,7 @@ impl Setup {
 
     /// Returns a command of the user, in the project.
     fn command(&self, words: &[&str]) -> Command {
-        let tools = tools_of(self.case.name).join("node_modules/.bin");
+        let tools = bin_of(&tools_of(self.case.name));
         let mut command = self.daemon.command("colibri");
         command
             .current_dir(&self.project)
@@ -339,6 +339,7 @@ fn codex_runs_by_its_preset() {
     setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
+    setup.check_permission(&mut row);
     finish(&setup, row);
 }
 
@@ -483,6 +484,36 @@ fn cline_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    finish(&setup, row);
+}
+
+#[test]
+fn aider_runs_by_its_preset() {
+    let setup = Setup::new(Case {
+        name: "aider",
+        variables: &[
+            ("OPENAI_API_KEY", "sk-0123456789abcdef"),
+            ("OPENAI_API_BASE", "MODEL_URL/v1"),
+        ],
+        files: &[],
+        options: &[],
+        args: &[
+            "--model",
+            "openai/scripted",
+            "--no-git",
+            "--no-show-model-warnings",
+        ],
+    });
+    // It has no tools: it writes what the model answers.
+    let output = setup.agent(&["run", "say hello"]).output().unwrap();
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    assert!(out.contains(ANSWER), "{out}\n{err}");
+    let mut row = Row::default();
+    row.add(
+        "one prompt",
+        setup.last_agent()["runtime"].as_str().unwrap(),
+    );
     finish(&setup, row);
 }
 
