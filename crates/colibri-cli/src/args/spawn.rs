@@ -282,6 +282,7 @@ impl Spawn {
             runtime: self.runtime,
             name: self.name.map(|name| name.to_string()),
             no_input: self.no_input.then_some(true),
+            terminal: None,
             umask: self.umask,
             restart: self.restart.map(|policy| RestartPolicy {
                 policy: Some(policy),
