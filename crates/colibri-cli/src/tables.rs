@@ -281,6 +281,7 @@ mod tests {
             cwd: None,
             jail: None,
             runtime: Default::default(),
+            terminal: None,
             guessed: false,
             restart: None,
             run: 1,
