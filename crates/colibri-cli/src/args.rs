@@ -15,6 +15,7 @@ use colibri_template::{AgentUserName, ArchivePath, DatasetName, Digest};
 pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
 use self::values::{age, agent, duration, one_of, parsed, since};
 use crate::output;
+use crate::terminal::DetachKeys;
 
 /// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
 pub(crate) fn parse() -> CliArguments {
@@ -62,7 +63,7 @@ pub(crate) struct Global {
 #[derive(Debug, Subcommand)]
 pub(crate) enum CliCommand {
     /// Run an agent in the foreground: forward output, input and signals, and exit with its code
-    Run(Spawn),
+    Run(Run),
     /// Start an agent in the background and print its id
     Spawn(Background),
     /// Print the exact command line that confines an agent; starts nothing and needs no daemon
@@ -104,7 +105,7 @@ pub(crate) enum CliCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Attach to an agent: show its formatted output, send typed lines as prompts; Ctrl-C detaches
+    /// Attach to an agent: show its formatted output, send typed lines as prompts, and detach at Ctrl-C; or show its terminal
     Attach(AttachArgs),
     /// Send an agent a prompt, and wait until the agent has accepted it
     Prompt(PromptArgs),
@@ -261,6 +262,15 @@ pub(crate) struct JailInit {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Run {
+    #[command(flatten)]
+    pub(crate) spawn: Spawn,
+    /// Keys that detach from the terminal of -t; the agent keeps running
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, requires = "terminal", value_parser = parsed::<DetachKeys>)]
+    pub(crate) detach_keys: DetachKeys,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Background {
     #[command(flatten)]
     pub(crate) spawn: Spawn,
@@ -382,9 +392,12 @@ pub(crate) struct AttachArgs {
     /// Print the output unchanged
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Do not send typed lines
+    /// Do not send what is typed
     #[arg(long)]
     pub(crate) no_input: bool,
+    /// Keys that detach from the terminal of an agent
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = parsed::<DetachKeys>)]
+    pub(crate) detach_keys: DetachKeys,
     /// Show all kept output first, instead of only the last MiB
     #[arg(long)]
     pub(crate) all: bool,
@@ -426,13 +439,13 @@ mod tests {
             "-x",
         ]);
         let Ok(CliArguments {
-            command: CliCommand::Run(spawn),
+            command: CliCommand::Run(run),
             ..
         }) = parsed
         else {
             panic!("{parsed:?}")
         };
-        let params = spawn.into_request(&ProfileSettings::default()).unwrap();
+        let params = run.spawn.into_request(&ProfileSettings::default()).unwrap();
         assert_eq!(
             (params.program.as_deref(), params.args),
             (Some("sh"), Some(vec!["--json".to_owned(), "-x".to_owned()]))

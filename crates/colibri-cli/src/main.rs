@@ -26,6 +26,7 @@ mod signals;
 mod sink;
 mod status;
 mod tables;
+mod terminal;
 mod top;
 
 use std::process::ExitCode;
@@ -62,7 +63,8 @@ fn main() -> ExitCode {
 async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
     let global = arguments.global;
     match arguments.command {
-        CliCommand::Run(spawn) => run::run(&global, spawn).await,
+        CliCommand::Run(run) if run.spawn.terminal => terminal::run(&global, run).await,
+        CliCommand::Run(run) => run::run(&global, run.spawn).await,
         CliCommand::Spawn(background) => commands::spawn(&global, background).await,
         CliCommand::Explain { spawn, json } => explain::explain(&global, spawn, json),
         CliCommand::Profiles { json } => config::profiles(&global, json).await,
