@@ -99,7 +99,7 @@ fn agent_has_a_terminal_with_job_control_and_its_exit_code() {
         type_line(&terminal, "back");
         terminal.wait_for_text("got back");
         type_line(&terminal, "exit 7");
-        terminal.wait_until("the end", |screen| screen.trim_end().ends_with("$"));
+        terminal.wait_until("the end", |screen| screen.trim_end().ends_with("\n$"));
         type_line(&terminal, "echo exit code $?; stty -a | grep -o ' icanon'");
         terminal.wait_for_text("exit code 7\n icanon");
     }
