@@ -2,8 +2,12 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::{Daemon, eventually, program, text};
+
+/// Number of terminals that this process has opened.
+static TERMINALS: AtomicU32 = AtomicU32::new(0);
 
 /// A terminal with a shell.
 pub struct Terminal {
@@ -26,7 +30,8 @@ impl Terminal {
             .collect();
         environment.push(("PATH".into(), format!("{programs}:/usr/bin:/bin")));
         // The socket of the tmux server is in the test's directory.
-        let directory = daemon.path("tmux");
+        let number = TERMINALS.fetch_add(1, Ordering::Relaxed);
+        let directory = daemon.path(&format!("tmux{number}"));
         std::fs::create_dir_all(&directory).unwrap();
         environment.push(("TMUX_TMPDIR".into(), directory.display().to_string()));
         let defaults = [

@@ -4,16 +4,22 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::process::Output;
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
 
 use colibri_tests::pi::tools_of;
 use colibri_tests::tls::{Received, Response, TlsServer};
-use colibri_tests::{Daemon, test_directory, text};
+use colibri_tests::tmux::Terminal;
+use colibri_tests::{Daemon, eventually, test_directory, text};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Mount target of an agent's programs.
 const TOOLS_INSIDE: &str = "/tmp/tools";
+/// What pi shows if it gets a prompt too early.
+const STARTING: &str = "Startup is still in progress";
+/// Parts of lines with times and random words.
+const UNSTABLE: &[&str] = &[STARTING, "✻", "◐", "Worked for"];
 /// What the model answers.
 const ANSWER: &str = "Hello from the scripted model.";
 
@@ -75,13 +81,25 @@ impl Setup {
         }
     }
 
-    fn run(&self, (agent, variable): (&str, &str), environment: &[&str], words: &[&str]) -> Output {
+    fn run(&self, agent: (&str, &str), environment: &[&str], words: &[&str]) -> Output {
+        let mut command = self.command(agent, "--no-input", environment, words);
+        command.output().unwrap()
+    }
+
+    /// Returns the command that runs an agent with the key in a variable.
+    fn command(
+        &self,
+        (agent, variable): (&str, &str),
+        option: &str,
+        environment: &[&str],
+        words: &[&str],
+    ) -> Command {
         let mount = format!("{}:{TOOLS_INSIDE}:ro", tools_of(agent).display());
         let workspace = self.workspace.display().to_string();
         let credential = format!("{variable}@localhost:{}", self.model.port);
         let mut command = self.daemon.command("colibri");
         command
-            .args(["--no-autostart", "run", "--no-input", "--jail-path", "/"])
+            .args(["--no-autostart", "run", option, "--jail-path", "/"])
             .args(["--workspace", &workspace, "--mount", &mount])
             .args(["--unprotect", &format!("{workspace}/.{agent}")])
             .args(["--credential", &credential])
@@ -98,7 +116,97 @@ impl Setup {
             .arg("--")
             .arg(agent)
             .args(words);
-        command.output().unwrap()
+        command
+    }
+
+    /// Runs the interactive mode of an agent on a terminal, asks the model something, detaches, and attaches again. The screens
+    /// are snapshots, without what differs between two runs.
+    fn check_screens(
+        &self,
+        agent: (&str, &str),
+        environment: &[&str],
+        words: &[&str],
+        prompt_mark: &str,
+    ) {
+        let command = self.command(agent, "-t", environment, words);
+        let quoted: Vec<String> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| format!("'{}'", word.to_str().unwrap()))
+            .collect();
+        let script = self.daemon.path("tui.sh");
+        fs::write(&script, format!("exec {}\n", quoted.join(" "))).unwrap();
+        let terminal = Terminal::open(&self.daemon, 90, 30, &[(agent.1, &self.key)]);
+        terminal.type_text(&format!("sh {}", script.display()));
+        terminal.press(&["Enter"]);
+        terminal.wait_until("the prompt", |screen| screen.contains(prompt_mark));
+        terminal.type_text("say hello");
+        terminal.wait_for_text("say hello");
+        terminal.press(&["Enter"]);
+        let mut pressed = Instant::now();
+        eventually("the answer", || {
+            let screen = terminal.screen();
+            // pi accepts no prompt at first.
+            if screen.contains(STARTING) && pressed.elapsed() > Duration::from_secs(1) {
+                terminal.press(&["Enter"]);
+                pressed = Instant::now();
+            }
+            screen.contains(ANSWER).then_some(())
+        });
+        let answered = self.settled(&terminal, prompt_mark);
+        insta::assert_snapshot!(format!("{}_answered", agent.0), self.redacted(&answered));
+        terminal.press(&["C-p", "C-q"]);
+        terminal.wait_for_text("detached; agent");
+        let id = self.daemon.agents()[0]["id"].as_str().unwrap().to_owned();
+        terminal.type_text(&format!("clear; colibri attach {id}"));
+        terminal.press(&["Enter"]);
+        terminal.wait_until("the screen", |screen| screen.contains(ANSWER));
+        let attached = self.settled(&terminal, prompt_mark);
+        assert_eq!(
+            self.redacted(&attached),
+            self.redacted(&answered),
+            "after a detach"
+        );
+        let cells = |screen: String| self.redacted(&screen);
+        let coloured = cells(terminal.screen_with_colours());
+        assert!(coloured.contains("\u{1b}["), "{coloured}");
+        self.daemon.cli_ok(&["kill", &id]);
+    }
+
+    /// Returns the screen when it does not change any more.
+    fn settled(&self, terminal: &Terminal, mark: &str) -> String {
+        let mut last = String::new();
+        let mut since = Instant::now();
+        eventually("an unchanged screen", || {
+            let screen = terminal.screen();
+            if screen != last || !screen.contains(mark) {
+                last = screen;
+                since = Instant::now();
+            }
+            (since.elapsed() > Duration::from_secs(1)).then(|| last.clone())
+        })
+    }
+
+    /// Replaces paths and versions in a screen.
+    fn redacted(&self, screen: &str) -> String {
+        let directory = self.daemon.directory().display().to_string();
+        let mut text = String::new();
+        for line in screen.replace(&directory, "DIRECTORY").lines() {
+            if UNSTABLE.iter().any(|unstable| line.contains(unstable)) {
+                continue;
+            }
+            let words = line.split(' ').map(|word| {
+                let number = word.trim_start_matches(['v', '(']).trim_end_matches(')');
+                let is_version = number.split('.').count() == 3
+                    && number.split('.').all(|part| part.parse::<u32>().is_ok());
+                match is_version {
+                    true => word.replace(number, "VERSION"),
+                    false => word.to_owned(),
+                }
+            });
+            text += words.collect::<Vec<_>>().join(" ").trim_end();
+            text.push('\n');
+        }
+        text.trim_end().replace("\n\n\n", "\n\n")
     }
 
     /// Checks that the agent showed the answer, and that the model got the key, which the agent never had. Ignores the first
@@ -245,9 +353,8 @@ fn messages() -> Vec<Value> {
     ]
 }
 
-#[test]
-fn pi_uses_a_key_that_it_does_not_have() {
-    let setup = Setup::new();
+/// Writes settings of pi for the model, and returns its directory as a variable.
+fn prepare_pi(setup: &Setup) -> String {
     let settings = setup.workspace.join(".pi");
     fs::create_dir(&settings).unwrap();
     let models = json!({"providers": {"scripted": {
@@ -257,7 +364,13 @@ fn pi_uses_a_key_that_it_does_not_have() {
         "models": [{"id": "m", "cost": {"input": 0, "output": 0, "cacheRead": 0, "cacheWrite": 0}}],
     }}});
     fs::write(settings.join("models.json"), models.to_string()).unwrap();
-    let directory = format!("PI_CODING_AGENT_DIR={}", settings.display());
+    format!("PI_CODING_AGENT_DIR={}", settings.display())
+}
+
+#[test]
+fn pi_uses_a_key_that_it_does_not_have() {
+    let setup = Setup::new();
+    let directory = prepare_pi(&setup);
     let words = [
         "--provider",
         "scripted",
@@ -309,9 +422,8 @@ fn claude_uses_a_key_that_it_does_not_have() {
     );
 }
 
-#[test]
-fn codex_uses_a_key_that_it_does_not_have() {
-    let setup = Setup::new();
+/// Writes settings of codex for the model, and returns its directory as a variable.
+fn prepare_codex(setup: &Setup) -> String {
     let home = setup.workspace.join(".codex");
     fs::create_dir(&home).unwrap();
     let config = format!(
@@ -320,7 +432,13 @@ fn codex_uses_a_key_that_it_does_not_have() {
         setup.url()
     );
     fs::write(home.join("config.toml"), config).unwrap();
-    let directory = format!("CODEX_HOME={}", home.display());
+    format!("CODEX_HOME={}", home.display())
+}
+
+#[test]
+fn codex_uses_a_key_that_it_does_not_have() {
+    let setup = Setup::new();
+    let directory = prepare_codex(&setup);
     // The sandbox of Colibri confines it.
     let words = [
         "exec",
@@ -340,4 +458,46 @@ fn codex_uses_a_key_that_it_does_not_have() {
         &words,
         &expected,
     );
+}
+
+#[test]
+fn pi_shows_its_screen_again_after_a_detach() {
+    let setup = Setup::new();
+    let directory = prepare_pi(&setup);
+    let words = [
+        "--provider",
+        "scripted",
+        "--model",
+        "m",
+        "--no-session",
+        "-na",
+    ];
+    let environment = [directory.as_str(), "PI_OFFLINE=1"];
+    setup.check_screens(("pi", "MODEL_KEY"), &environment, &words, "/128k");
+}
+
+#[test]
+fn claude_shows_its_screen_again_after_a_detach() {
+    let setup = Setup::new();
+    let workspace = setup.workspace.display().to_string();
+    let state = json!({
+        "hasCompletedOnboarding": true,
+        "projects": {workspace: {"hasTrustDialogAccepted": true}},
+    });
+    fs::write(setup.workspace.join(".claude.json"), state.to_string()).unwrap();
+    let base = format!("ANTHROPIC_BASE_URL={}", setup.url());
+    let environment = [
+        base.as_str(),
+        "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1",
+        "DISABLE_AUTOUPDATER=1",
+    ];
+    setup.check_screens(("claude", "ANTHROPIC_AUTH_TOKEN"), &environment, &[], "❯");
+}
+
+#[test]
+fn codex_shows_its_screen_again_after_a_detach() {
+    let setup = Setup::new();
+    let directory = prepare_codex(&setup);
+    let words = ["--no-daemon", "--dangerously-bypass-approvals-and-sandbox"];
+    setup.check_screens(("codex", "OPENAI_API_KEY"), &[&directory], &words, "›");
 }

@@ -192,6 +192,7 @@ fn agent(number: u32) -> Agent {
         jail: Some(jail()),
         warnings: Vec::new(),
         runtime: AgentRuntime::Pi,
+        terminal: None,
         guessed: false,
         preset: None,
         restart: None,

@@ -26,6 +26,7 @@ pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
     let presets = presets()?;
     let preset = find(&presets, name)?;
     let mode = match (&spawn.task, spawn.ask) {
+        (task, _) if spawn.terminal => Mode::Terminal(task.as_deref()),
         (Some(prompt), _) => Mode::Once(prompt),
         (None, true) => Mode::Asking,
         (None, false) => Mode::Driven,

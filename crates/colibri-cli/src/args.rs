@@ -16,6 +16,7 @@ use self::spawn::variable;
 pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
 use self::values::{age, agent, duration, one_of, parsed, since};
 use crate::output;
+use crate::terminal::DetachKeys;
 
 /// Parses the command line of this process. Prints help or a usage error and exits if it contains no command.
 pub(crate) fn parse() -> CliArguments {
@@ -114,7 +115,7 @@ pub(crate) enum CliCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Attach to an agent: show its formatted output, send typed lines as prompts; Ctrl-C detaches
+    /// Attach to an agent: show its formatted output, send typed lines as prompts, and detach at Ctrl-C; or show its terminal
     Attach(AttachArgs),
     /// Send an agent a prompt, and wait until the agent has accepted it
     Prompt(PromptArgs),
@@ -281,6 +282,9 @@ pub(crate) struct Run {
     /// Print the output of an agent with a preset unchanged, not as a transcript
     #[arg(long, requires = "agent")]
     pub(crate) raw: bool,
+    /// Keys that detach from the terminal of -t; the agent keeps running
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, requires = "terminal", value_parser = parsed::<DetachKeys>)]
+    pub(crate) detach_keys: DetachKeys,
 }
 
 #[derive(Debug, Args)]
@@ -426,9 +430,12 @@ pub(crate) struct AttachArgs {
     /// Print the output unchanged
     #[arg(long)]
     pub(crate) raw: bool,
-    /// Do not send typed lines
+    /// Do not send what is typed
     #[arg(long)]
     pub(crate) no_input: bool,
+    /// Keys that detach from the terminal of an agent
+    #[arg(long, value_name = "KEYS", default_value = DetachKeys::DEFAULT, value_parser = parsed::<DetachKeys>)]
+    pub(crate) detach_keys: DetachKeys,
     /// Show all kept output first, instead of only the last MiB
     #[arg(long)]
     pub(crate) all: bool,

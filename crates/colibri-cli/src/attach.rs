@@ -1,5 +1,6 @@
 //! `colibri attach`: shows an agent's formatted output, and sends typed lines as prompts.
 
+use std::io::IsTerminal;
 use std::time::Duration;
 
 use colibri_client::glasspane::{
@@ -22,6 +23,7 @@ use crate::output;
 use crate::signals::{self, SignalStream, TERMINATING};
 use crate::sink::Sink;
 use crate::tables::short_exit;
+use crate::terminal;
 
 /// Maximum number of bytes of each stream that are shown from before the attach.
 const MAX_HISTORY: u64 = 1 << 20;
@@ -31,10 +33,17 @@ const DETACH_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Shows an agent until it has ended, then exits with its code; a signal (Ctrl-C is SIGINT) detaches. As in `run`, the
 /// loop never blocks.
-pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, CliError> {
+pub(crate) async fn attach(global: &Global, mut options: AttachArgs) -> Result<u8, CliError> {
     let endpoint = endpoint(global)?;
     let client = connect_to(&endpoint).await?;
     let agent = client.find_agent(&options.agent.id).await?;
+    if agent.terminal.is_some() && !options.raw && terminal::is_interactive() {
+        return terminal::attach(&endpoint, client, &agent, options).await;
+    }
+    if let Some(notice) = notice(&agent, &options) {
+        output::message(&notice);
+    }
+    options.raw |= agent.terminal.is_some();
     let mut signals = SignalStream::install(&TERMINATING)?;
     let (sink, mut failures) = Sink::start()?;
     let reads_input = !options.no_input && agent.exited_at.is_none();
@@ -97,6 +106,26 @@ pub(crate) async fn attach(global: &Global, options: AttachArgs) -> Result<u8, C
                 view.show_message(&error.to_string());
             },
         }
+    }
+}
+
+/// Returns what the user should know about the output, if that is not obvious.
+fn notice(agent: &Agent, options: &AttachArgs) -> Option<String> {
+    let id = &agent.id;
+    match agent.terminal {
+        Some(_) if !options.raw => Some(format!(
+            "agent {id} has a terminal: its output is printed unchanged, because standard input and output are not a terminal"
+        )),
+        None if !options.raw && std::io::stderr().is_terminal() => {
+            let lines = match options.no_input || agent.exited_at.is_some() {
+                true => "",
+                false => "; typed lines are prompts",
+            };
+            Some(format!(
+                "attached to agent {id}: its output is formatted{lines}; Ctrl-C detaches"
+            ))
+        }
+        _ => None,
     }
 }
 

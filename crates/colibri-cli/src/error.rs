@@ -49,6 +49,10 @@ pub(crate) enum CliError {
         "cannot run top: standard input and output must be a terminal; use colibri ps or colibri events instead"
     )]
     NoTerminal,
+    #[error(
+        "cannot run an agent with a terminal: standard input and output must be a terminal; leave out -t, or use colibri spawn -t"
+    )]
+    NotInteractive,
     #[error("{context}: {source}")]
     Io {
         context: &'static str,
@@ -98,7 +102,7 @@ impl CliError {
                 | ClientError::Start(_),
             )
             | Self::NoService { .. } => 3,
-            Self::DaemonUser(_) | Self::NoTerminal | Self::NoJail => 2,
+            Self::DaemonUser(_) | Self::NoTerminal | Self::NotInteractive | Self::NoJail => 2,
             _ => 1,
         }
     }

@@ -52,7 +52,7 @@ mod tests {
     fn each_request_field_has_an_option_of_run() {
         let request: SpawnRequest = serde_json::from_value(json!({
             "profile": "p", "program": "sh", "args": ["x"], "env": {"A": "1"}, "cwd": "/", "runtime": "pi", "name": "n",
-            "no_input": true, "umask": "022", "restart": {"policy": "always"},
+            "no_input": true, "terminal": {}, "umask": "022", "restart": {"policy": "always"},
             "jail": {"name": "n", "path": "/", "template": "/", "devfs": true, "fdescfs": true, "ip4": "disable", "user": "u", "mounts": [{"source": "/s"}],
                 "workdir": "/w", "hostname": "h", "allow": ["h:1"], "credentials": ["K@h"], "home_files": [{"target": "x"}], "best_effort": true,
                 "limits": {"memory": "1G", "processes": 9, "cpu": 1, "open_files": 9, "wall_time": 9}},

@@ -28,6 +28,7 @@ mod signals;
 mod sink;
 mod status;
 mod tables;
+mod terminal;
 mod top;
 
 use std::process::ExitCode;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
 async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
     let global = arguments.global;
     match arguments.command {
+        CliCommand::Run(run) if run.spawn.terminal => terminal::run(&global, run).await,
         CliCommand::Run(run) => run::run(&global, run).await,
         CliCommand::Spawn(background) => commands::spawn(&global, background).await,
         CliCommand::Explain { spawn, json } => explain::explain(&global, spawn, json),

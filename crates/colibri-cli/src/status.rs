@@ -34,6 +34,12 @@ fn page(agent: &Agent, now: Timestamp) -> String {
     page.rows("warning", &agent.warnings);
     page.rows("runtime", [agent.runtime.as_str()]);
     page.rows("command", [command(agent)]);
+    if let Some(size) = agent.terminal {
+        page.rows(
+            "terminal",
+            [format!("{} rows, {} columns", size.rows(), size.cols())],
+        );
+    }
     let started = format!("{} (run {})", agent.started_at, agent.run);
     page.rows("started", [started]);
     if let Some(exited_at) = &agent.exited_at {
@@ -132,6 +138,7 @@ mod tests {
             cwd: None,
             jail: None,
             runtime: AgentRuntime::Pi,
+            terminal: Some(Default::default()),
             guessed: false,
             preset: None,
             restart: None,

@@ -281,6 +281,7 @@ mod tests {
             cwd: None,
             jail: None,
             runtime: Default::default(),
+            terminal: None,
             guessed: false,
             preset: None,
             restart: None,

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use colibri_proto::{
     Agent, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams, InputResult,
     KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ProfilesResult,
-    ReadParams, ReadResult, ReloadResult, RestartAgentParams, RestartResult, Run, RunsResult,
-    SpawnRequest, SpawnResult, Stream, SubscribeParams, Subscription, UsageParams, UsageResult,
-    VersionResult,
+    ReadParams, ReadResult, ReloadResult, ResizeParams, RestartAgentParams, RestartResult, Run,
+    RunsResult, SpawnRequest, SpawnResult, Stream, SubscribeParams, Subscription, TerminalSize,
+    UsageParams, UsageResult, VersionResult,
 };
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -321,9 +321,12 @@ impl Client {
         params.id.as_deref().map(id_params).transpose()?;
         let (sender, events) = mpsc::channel(EVENT_QUEUE);
         let connection = Self::open(self.socket.clone(), self.trusted, Some(sender)).await?;
-        let Subscription { .. } = connection.call(Call::Subscribe(params)).await?;
+        let Subscription { subscription } = connection.call(Call::Subscribe(params)).await?;
         Ok(Events {
-            _connection: connection,
+            subscribed: Subscribed {
+                connection,
+                subscription,
+            },
             events,
         })
     }
@@ -355,7 +358,7 @@ impl Client {
 
 /// The events of a subscription, in order. Dropping it unsubscribes.
 pub struct Events {
-    _connection: Client,
+    subscribed: Subscribed,
     events: mpsc::Receiver<Notification>,
 }
 
@@ -364,5 +367,28 @@ impl Events {
     /// [`Notification::AgentExit`] is the last event. Cancel safe.
     pub async fn next(&mut self) -> Option<Notification> {
         self.events.recv().await
+    }
+
+    pub(crate) fn subscribed(&self) -> Subscribed {
+        self.subscribed.clone()
+    }
+}
+
+/// A subscription on its connection.
+#[derive(Clone)]
+pub(crate) struct Subscribed {
+    connection: Client,
+    subscription: u64,
+}
+
+impl Subscribed {
+    /// Tells the daemon the size of the subscriber's terminal. The answer is read only while events are.
+    pub(crate) async fn resize_terminal(&self, terminal: TerminalSize) -> Result<(), ClientError> {
+        let params = ResizeParams {
+            subscription: self.subscription,
+            terminal,
+        };
+        let Empty {} = self.connection.call(Call::ResizeTerminal(params)).await?;
+        Ok(())
     }
 }

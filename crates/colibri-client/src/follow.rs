@@ -2,10 +2,11 @@
 
 use colibri_proto::{
     ExitEvent, Notification, OutputData, OutputEvent, StateEvent, Stream, SubscribeParams,
+    TerminalSize,
 };
 use tokio::sync::{mpsc, watch};
 
-use crate::{Client, ClientError, ConnectionEvent, CurrentClient, Endpoint};
+use crate::{Client, ClientError, ConnectionEvent, CurrentClient, Endpoint, Events};
 
 /// Capacity of the event queue; when it is full, backpressure leaves further output in the journals.
 const QUEUE: usize = 8;
@@ -33,6 +34,8 @@ pub enum FollowEvent {
     Output(OutputChunk),
     /// Its state changed, or the next daemon reports it again.
     State(StateEvent),
+    /// The size of its terminal, at first and after each change.
+    Terminal(TerminalSize),
     /// It has ended; the last event.
     Exit(ExitEvent),
     /// The connection changed.
@@ -45,12 +48,18 @@ type FollowSender = mpsc::Sender<Result<FollowEvent, ClientError>>;
 pub struct FollowStream {
     events: mpsc::Receiver<Result<FollowEvent, ClientError>>,
     client: CurrentClient,
+    terminal: watch::Sender<Option<TerminalSize>>,
 }
 
 impl FollowStream {
     /// Returns the next event; `None` after the agent's end or an error. Cancel safe.
     pub async fn next(&mut self) -> Option<Result<FollowEvent, ClientError>> {
         self.events.recv().await
+    }
+
+    /// Tells the daemon, and each later one, the size of this subscriber's terminal. For a subscription with a size.
+    pub fn resize(&self, terminal: TerminalSize) {
+        self.terminal.send_replace(Some(terminal));
     }
 
     /// Returns the current connection, for calls.
@@ -70,10 +79,11 @@ impl Endpoint {
         params.stderr_from_offset.get_or_insert(start);
         let (events, receiver) = mpsc::channel(QUEUE);
         let (clients, current) = watch::channel(client);
+        let (terminal, mut sizes) = watch::channel(params.terminal);
         let endpoint = self.clone();
         tokio::spawn(async move {
             tokio::select! {
-                Err(error) = endpoint.send_events(params, clients, &events) => {
+                Err(error) = endpoint.send_events(params, clients, &mut sizes, &events) => {
                     let _ = events.send(Err(error)).await;
                 }
                 () = events.closed() => {}
@@ -83,6 +93,7 @@ impl Endpoint {
         FollowStream {
             events: receiver,
             client: CurrentClient(current),
+            terminal,
         }
     }
 
@@ -91,11 +102,12 @@ impl Endpoint {
         &self,
         mut params: SubscribeParams,
         clients: watch::Sender<Client>,
+        sizes: &mut watch::Receiver<Option<TerminalSize>>,
         events: &FollowSender,
     ) -> Result<(), ClientError> {
         loop {
             let client = clients.borrow().clone();
-            match send_events_of(&client, &mut params, events).await {
+            match send_events_of(&client, &mut params, sizes, events).await {
                 Err(error) if error.is_lost_connection() => {}
                 other => return other,
             }
@@ -111,9 +123,33 @@ impl Endpoint {
 async fn send_events_of(
     client: &Client,
     params: &mut SubscribeParams,
+    sizes: &mut watch::Receiver<Option<TerminalSize>>,
     events: &FollowSender,
 ) -> Result<(), ClientError> {
-    let mut notifications = client.subscribe(params.clone()).await?;
+    params.terminal = *sizes.borrow_and_update();
+    let notifications = client.subscribe(params.clone()).await?;
+    let subscribed = notifications.subscribed();
+    let resizing = async {
+        while sizes.changed().await.is_ok() {
+            let size = *sizes.borrow_and_update();
+            if let Some(size) = size {
+                // Fails if the agent or the daemon has ended, which the other branch handles.
+                let _ = subscribed.resize_terminal(size).await;
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        result = forward_events(notifications, params, events) => result,
+        result = resizing => result,
+    }
+}
+
+async fn forward_events(
+    mut notifications: Events,
+    params: &mut SubscribeParams,
+    events: &FollowSender,
+) -> Result<(), ClientError> {
     while let Some(notification) = notifications.next().await {
         let Some(event) = advance(params, notification)? else {
             continue;
@@ -140,6 +176,7 @@ fn advance(
             new_output(output, next.get_or_insert(0))?.map(FollowEvent::Output)
         }
         Notification::AgentState(state) => Some(FollowEvent::State(state)),
+        Notification::AgentTerminal(event) => Some(FollowEvent::Terminal(event.terminal)),
         Notification::AgentExit(exit) => Some(FollowEvent::Exit(exit)),
         _ => None,
     })

@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::terminal::TerminalSizes;
 use crate::times;
 
 /// An agent in the registry.
@@ -31,6 +32,8 @@ pub(crate) struct RegisteredAgent {
     pub(crate) number: u64,
     pub(crate) hook_memory: Mutex<HookMemory>,
     pub(crate) subscribers: Mutex<Vec<Weak<Mutex<StreamOffsets>>>>,
+    /// Absent without a terminal. Boxed, because few agents have one.
+    pub(crate) terminal: Option<Box<TerminalSizes>>,
 }
 
 impl RegisteredAgent {
@@ -104,6 +107,10 @@ impl RegisteredAgent {
             preset: config.preset.clone(),
             guessed: latest.view.guessed
                 && matches!(latest.view.state, AgentState::Idle | AgentState::Working),
+            terminal: config.terminal.map(|first| {
+                let claimed = self.terminal.as_ref().and_then(|sizes| sizes.current());
+                claimed.or(status.terminal).unwrap_or(first)
+            }),
             restart: config.restart.clone(),
             run: status.run,
             started_at: times::format_ns(self.spec.created_at_ns),

@@ -21,6 +21,8 @@
 //!   │
 //! metrics        counters and their HTTP server (cargo feature `metrics`)
 //!   │
+//! terminal       the size of an agent's terminal
+//!   │
 //! agent          one agent: specification, snapshot, journals
 //!   │
 //! errors, pool, rotation, socket, times
@@ -40,6 +42,7 @@ mod rotation;
 mod socket;
 mod start;
 mod supervision;
+mod terminal;
 mod times;
 
 pub use start::{DaemonArguments, main};

@@ -94,8 +94,8 @@ const USER_NAMESPACE_SETTINGS: &[HostSetting] = &[
     },
 ];
 
-/// Options of every sandbox: separate namespaces, end with the parent, no terminal to push input into (TIOCSTI,
-/// CVE-2017-5226), and no capabilities, which bwrap otherwise leaves to a caller who is root.
+/// Options of sandboxes: separate namespaces, end with the parent, [`NEW_SESSION`], and no capabilities, which bwrap
+/// otherwise leaves to a caller who is root.
 const COMMON: &[&str] = &[
     "--unshare-user",
     "--unshare-pid",
@@ -103,10 +103,13 @@ const COMMON: &[&str] = &[
     "--unshare-uts",
     "--unshare-cgroup",
     "--die-with-parent",
-    "--new-session",
+    NEW_SESSION,
     "--cap-drop",
     "ALL",
 ];
+
+/// Option of a sandbox without a terminal to push input into (TIOCSTI, CVE-2017-5226).
+const NEW_SESSION: &str = "--new-session";
 
 /// The engine of Linux: bwrap(1).
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -187,7 +190,16 @@ impl Bubblewrap {
         if proxy.is_none() && !jail.allow.is_empty() {
             return Err(JailError::no_proxy());
         }
-        let mut args: Vec<String> = COMMON.iter().map(|word| (*word).to_owned()).collect();
+        let completing = self.completing(jail);
+        // The shim makes the agent's terminal that of the session, unless colibri-sandbox does that in a session inside.
+        let keeps_session = jail.sandbox.terminal && completing.is_none();
+        let mut args = Vec::with_capacity(COMMON.len());
+        args.extend(
+            COMMON
+                .iter()
+                .filter(|word| **word != NEW_SESSION || !keeps_session)
+                .map(|word| (*word).to_owned()),
+        );
         if !self.user_namespaces {
             args.push("--disable-userns".to_owned());
         }
@@ -201,7 +213,6 @@ impl Bubblewrap {
             }
         }
         let user = jail.user.as_ref().map(ids).transpose()?;
-        let completing = self.completing(jail);
         let inside = match completing {
             Some(sandbox) => {
                 self.add_sandbox(&mut args, jail, sandbox);
@@ -414,6 +425,9 @@ impl Bubblewrap {
         }
         if let Some((uid, gid)) = user {
             add(&mut words, &["--user", &format!("{uid}:{gid}")]);
+        }
+        if options.terminal {
+            add(&mut words, &["--terminal"]);
         }
         if let Some(files) = options.open_files {
             add(&mut words, &["--open-files", &files.to_string()]);

@@ -179,6 +179,8 @@ pub struct SandboxOptions {
     pub shown: Vec<JailPath>,
     /// Set by the caller: the user of the agent's processes on the host.
     pub host_user: HostUser,
+    /// Set by the caller: the agent has a terminal, which belongs to it alone.
+    pub terminal: bool,
     /// Set by the caller: maximum number of open files of each process.
     pub open_files: Option<u32>,
     /// Set by the caller: maximum number of processes and threads of a private user.

@@ -30,6 +30,13 @@ const ID_PLACEHOLDER: &str = "ID";
 /// Hard limit of open files of each process in a sandbox of Linux without `open_files`.
 const SANDBOX_OPEN_FILES: u64 = 65536;
 
+/// Variables of an agent with a terminal, unless the request has them. Those of the user's own terminal are not inherited.
+const TERMINAL_VARIABLES: [(&str, &str); 2] =
+    [("TERM", "xterm-256color"), ("COLORTERM", "truecolor")];
+
+/// Warning for a terminal of an agent under a monitor, which must not have the terminal itself.
+const TERMINAL_WARNING: &str = "the terminal is not the controlling terminal of the agent, because it runs under a monitor: keys send no signals, and no signal tells the agent a new size";
+
 /// Warning for an agent without `user` under a root monitor.
 const ROOT_WARNING: &str = "the agent is root in its jail: a setuid program that it writes to a shared directory has root's rights on the host; name another user with `user`";
 
@@ -58,6 +65,8 @@ pub struct Prepared {
     pub has_monitor: bool,
     /// Whether the first process is a wrapper whose end kills the agent; signals must not reach it.
     pub has_wrapper: bool,
+    /// Whether the command itself makes the agent's terminal its controlling terminal.
+    pub takes_terminal: bool,
     /// Commands to run before each start.
     pub pre_run: Vec<CommandLine>,
     /// Commands to run after each run.
@@ -168,6 +177,7 @@ impl Preparer {
         let mut env = self.host.with(&config.env);
         let has_wrapper = confinement != Confinement::None && engine.has_wrapper_process();
         if let Confinement::Ephemeral(jail) = &mut confinement {
+            jail.sandbox.terminal = config.terminal.is_some();
             let root = Path::new(jail.path.as_str());
             let host = match engine.masks_paths() || self.completes_sandbox() {
                 true => self.private_host_paths()?,
@@ -267,6 +277,20 @@ impl Preparer {
             let lifted = jail.sandbox.lifted.iter();
             warnings.extend(lifted.map(|one| format!("the restriction {one} is lifted")));
         }
+        let mut takes_terminal = false;
+        if config.terminal.is_some() {
+            let is_completed =
+                matches!(&confinement, Confinement::Ephemeral(jail) if jail.sandbox.completed);
+            let is_monitored =
+                confinement != Confinement::None && (has_monitor || self.backend.monitors());
+            takes_terminal = is_completed || is_monitored;
+            if is_monitored {
+                warnings.push(TERMINAL_WARNING.to_owned());
+            }
+            for (name, value) in TERMINAL_VARIABLES {
+                env.entry(name.to_owned()).or_insert(value.to_owned());
+            }
+        }
         // The orphans of a lost agent are found by this variable.
         env.insert(AGENT_VARIABLE.to_owned(), id.to_owned());
         Ok(Prepared {
@@ -281,6 +305,7 @@ impl Preparer {
             network_events,
             has_monitor,
             has_wrapper,
+            takes_terminal,
             pre_run,
             post_run,
             held: Vec::new(),
@@ -297,6 +322,9 @@ impl Preparer {
         config: &AgentSpawnConfig,
         confinement: &mut Confinement,
     ) -> Option<Result<(CommandLine, AgentRuntime), String>> {
+        if config.terminal.is_some() {
+            return None;
+        }
         let runtime = config.runtime.unwrap_or_default();
         let protocol = adapted_runtime(runtime, &config.program, &config.args)?;
         let path: Option<JailPath> = self

@@ -2,7 +2,7 @@
 
 use colibri_glasspane::{AgentState, AgentView};
 use colibri_jail_core::JailConfig;
-use colibri_types::{AgentRuntime, Exit, NetworkSummary, OffsetRange, RestartPolicy};
+use colibri_types::{AgentRuntime, Exit, NetworkSummary, OffsetRange, RestartPolicy, TerminalSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -62,6 +62,9 @@ pub struct Agent {
     /// Preset of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
+    /// Size of the agent's terminal; absent if it has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
     /// The state is a guess from the agent's activity, because it reports no events.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub guessed: bool,

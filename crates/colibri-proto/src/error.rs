@@ -48,6 +48,10 @@ pub enum ErrorKind {
     AgentEnded,
     /// The agent's stdin is closed.
     InputClosed,
+    /// The agent has a terminal, whose input cannot be closed.
+    HasTerminal,
+    /// The agent has no terminal.
+    NoTerminal,
     /// The agent's shim did not answer within its timeout.
     AgentSilent,
     /// The agent cannot be spawned again, because its environment values are not stored.

@@ -1,7 +1,7 @@
 //! Notifications of a subscription: output, states and exits, and with `lifecycle` spawns, runs and kills.
 
 use colibri_glasspane::AgentState;
-use colibri_types::{AgentRuntime, Exit, NetworkRecord};
+use colibri_types::{AgentRuntime, Exit, NetworkRecord, TerminalSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -131,6 +131,19 @@ pub struct StateEvent {
     /// Last error that the agent reported, or why it is stalled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
+}
+
+/// `agent-terminal`: the size of an agent's terminal, at the time of the subscription and after each change. Sent to
+/// subscriptions with a terminal only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TerminalEvent {
+    /// Number of the subscription.
+    pub subscription: u64,
+    /// ID of the agent.
+    pub id: String,
+    /// Size of the terminal.
+    #[serde(flatten)]
+    pub terminal: TerminalSize,
 }
 
 /// `agent-exit`: an agent has ended. It is the last notification about the agent, except `agent-removed`.

@@ -19,7 +19,8 @@ pub use colibri_glasspane::{AgentState, AgentView};
 pub use colibri_jail_core::{Cpus, JailConfig, Limits, MountConfig, Size, Umask, WallTime};
 pub use colibri_types::{
     AgentRuntime, Env, Exit, ExitReason, ExitStatus, Finding, FindingStatus, KillOutcome,
-    NetworkAction, NetworkRecord, NetworkSummary, RestartPolicy, RestartWhen, SpawnRequest,
+    MAX_CELLS, NetworkAction, NetworkRecord, NetworkSummary, RestartPolicy, RestartWhen,
+    SpawnRequest, TerminalSize, TerminalSizeError,
 };
 pub use config::{
     AutostartFailure, AutostartedAgent, ChangedNames, ProfileInfo, ProfilesResult, ReloadResult,

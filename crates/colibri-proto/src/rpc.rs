@@ -11,12 +11,12 @@ use crate::agents::{ListParams, UsageParams};
 use crate::codec::encode_frame;
 use crate::events::{
     ExitEvent, KillEvent, MissedEvent, NetworkEvent, OutputEvent, RemovedEvent, RunEvent,
-    SpawnedEvent, StateEvent,
+    SpawnedEvent, StateEvent, TerminalEvent,
 };
 use crate::id::RequestId;
 use crate::wire::{
-    Empty, IdParams, InputParams, KillParams, ReadParams, RestartAgentParams, SubscribeParams,
-    Subscription,
+    Empty, IdParams, InputParams, KillParams, ReadParams, ResizeParams, RestartAgentParams,
+    SubscribeParams, Subscription,
 };
 use crate::{ErrorKind, RpcError};
 
@@ -57,6 +57,8 @@ pub enum Call {
     ReadJournal(ReadParams),
     /// Subscribes to one agent or to all agents.
     Subscribe(SubscribeParams),
+    /// Tells the size of a subscriber's terminal.
+    ResizeTerminal(ResizeParams),
     /// Unsubscribes.
     Unsubscribe(Subscription),
     /// Checks whether this host can run agents.
@@ -150,6 +152,8 @@ pub enum Notification {
     AgentOutput(OutputEvent),
     /// The state, the tool or the last error of an agent changed.
     AgentState(StateEvent),
+    /// The size of an agent's terminal.
+    AgentTerminal(TerminalEvent),
     /// An agent has ended.
     AgentExit(ExitEvent),
     /// An agent was spawned.

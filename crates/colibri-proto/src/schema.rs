@@ -35,6 +35,7 @@ struct Results {
     close_input: wire::Empty,
     read_journal: wire::ReadResult,
     subscribe: wire::Subscription,
+    resize_terminal: wire::Empty,
     unsubscribe: wire::Empty,
     doctor: wire::DoctorResult,
     list_profiles: config::ProfilesResult,

@@ -1,6 +1,6 @@
 //! Parameters and results of the methods, as docs/protocol.md describes them.
 
-use colibri_types::{Finding, KillOutcome};
+use colibri_types::{Finding, KillOutcome, TerminalSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString};
@@ -224,6 +224,19 @@ pub struct SubscribeParams {
     /// Also sends `agent-spawned`, `agent-run`, `agent-kill` and `agents-missed`.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lifecycle: bool,
+    /// Size of the subscriber's terminal, for the agent `id` with a terminal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
+}
+
+/// Parameters of `resize-terminal`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct ResizeParams {
+    /// Number of the subscription on this connection.
+    pub subscription: u64,
+    /// New size of the subscriber's terminal.
+    #[serde(flatten)]
+    pub terminal: TerminalSize,
 }
 
 /// The result of `subscribe`, and the parameters of `unsubscribe`.

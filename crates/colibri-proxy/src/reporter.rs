@@ -1,6 +1,6 @@
 //! Reports refusals: lines on the agent's standard error, and events for the daemon.
 
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::os::fd::OwnedFd;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -101,7 +101,7 @@ fn now() -> String {
 }
 
 impl Reporter {
-    /// Starts a thread that writes to standard error.
+    /// Starts a thread that writes to standard error, unless that is a terminal and `events` are read.
     ///
     /// # Errors
     /// The thread cannot be started.
@@ -109,9 +109,14 @@ impl Reporter {
         let now = Instant::now();
         let (lines, queued) = sync_channel::<String>(QUEUE);
         let (started, ready) = sync_channel(1);
+        // A line on the screen of a full-screen program would damage it, and the events have the refusals too.
+        let shows_lines = events.is_none() || !io::stderr().is_terminal();
         thread::Builder::new().stack_size(64 << 10).spawn(move || {
             let _ = started.send(());
-            queued.iter().for_each(|line| write_line(&line));
+            queued
+                .iter()
+                .filter(|_| shows_lines)
+                .for_each(|line| write_line(&line));
         })?;
         // The start of a thread needs system calls that the process gives up next.
         ready.recv().map_err(io::Error::other)?;

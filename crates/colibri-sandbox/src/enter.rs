@@ -11,8 +11,8 @@ use std::process::{Command, ExitCode};
 use colibri_jail_core::{PROXY_PORT, PROXY_VARIABLE, Restriction, USER_VARIABLE};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_change, mount_remount};
 use rustix::process::{
-    DumpableBehavior, Resource, Rlimit, WaitOptions, getrlimit, set_dumpable_behavior, setrlimit,
-    wait,
+    DumpableBehavior, Resource, Rlimit, WaitOptions, getrlimit, ioctl_tiocsctty,
+    set_dumpable_behavior, setrlimit, setsid, wait,
 };
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -132,7 +132,13 @@ pub(crate) fn enter(options: Enter) -> Result<ExitCode, SandboxError> {
         let limit = limit.map(|limit| present.map_or(limit, |present| present.min(limit)));
         (resource, limit)
     });
+    let terminal = options.terminal;
     restrict_before_exec(&mut agent, move || {
+        if terminal {
+            // The signals of the terminal go to the agent's session, and so not to this process.
+            setsid()?;
+            ioctl_tiocsctty(rustix::stdio::stdin())?;
+        }
         for (resource, limit) in lowered {
             if limit.is_some() {
                 let limit = Rlimit {

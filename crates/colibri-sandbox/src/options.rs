@@ -52,6 +52,8 @@ pub(crate) struct Enter {
     /// The ids that the agent sees as its own; absent: those on the host.
     pub(crate) user: Option<(u32, u32)>,
     pub(crate) lifted: Vec<Restriction>,
+    /// Standard input is a terminal of the agent alone: make it the agent's controlling terminal.
+    pub(crate) terminal: bool,
     /// Maximum number of open files of each process of the agent.
     pub(crate) open_files: Option<u64>,
     /// Maximum number of processes and threads of the agent.
@@ -154,6 +156,7 @@ impl Enter {
         while let Some(option) = words.value() {
             match option.to_str()? {
                 "--proxy" => enter.proxy = true,
+                "--terminal" => enter.terminal = true,
                 "--listen" => enter.ports.push(words.value()?.to_str()?.parse().ok()?),
                 "--user" => enter.user = Some(parse_ids(words.value()?.to_str()?)?),
                 "--lift" => match words.value()?.to_str()?.parse() {

@@ -1,5 +1,5 @@
-//! Starts the agent's first process: pipes for its stdio, its own process group, and no inherited descriptor, signal
-//! mask, ignored signal or umask.
+//! Starts the agent's first process: pipes or a terminal for its stdio, its own process group or session, and no inherited
+//! descriptor, signal mask, ignored signal or umask.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -16,6 +16,7 @@ use crate::cgroup::Cgroup;
 use crate::held::OpenFile;
 use crate::monitor::MonitorLink;
 use crate::pre_exec;
+use crate::terminal::Terminal;
 
 /// The first process, and the shim's ends of its pipes, all of them non-blocking.
 pub(crate) struct AgentProcess {
@@ -26,8 +27,11 @@ pub(crate) struct AgentProcess {
     pub(crate) monitor: Option<MonitorLink>,
     /// Absent if the agent has no input.
     pub(crate) stdin: Option<OwnedFd>,
+    /// The output pipes; with a terminal, stderr is empty.
     pub(crate) stdout: OwnedFd,
-    pub(crate) stderr: OwnedFd,
+    pub(crate) stderr: Option<OwnedFd>,
+    /// The shim's end of the agent's terminal, if it has one.
+    pub(crate) terminal: Option<OwnedFd>,
     /// Reports of the proxy, if the agent has one.
     pub(crate) network_events: Option<OwnedFd>,
 }
@@ -48,14 +52,30 @@ impl AgentProcess {
             .args(&launch.args)
             .env_clear()
             .envs(launch.env.iter().map(|(name, value)| (name, value)))
-            .current_dir(&launch.cwd)
-            .process_group(0)
-            .stdin(match launch.options.no_input {
-                true => Stdio::null(),
-                false => Stdio::piped(),
-            })
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .current_dir(&launch.cwd);
+        let master = match launch.options.terminal {
+            Some(size) => {
+                let Terminal { master, agent } = Terminal::open(size)?;
+                command
+                    .stdin(agent.try_clone()?)
+                    .stdout(agent.try_clone()?)
+                    .stderr(agent);
+                Some(master)
+            }
+            None => {
+                command
+                    .stdin(match launch.options.no_input {
+                        true => Stdio::null(),
+                        false => Stdio::piped(),
+                    })
+                    .stdout(Stdio::piped())
+                    .stderr(Stdio::piped());
+                None
+            }
+        };
+        if !launch.leads_session() {
+            command.process_group(0);
+        }
         let mut monitor = None;
         let mut monitor_end = None;
         if launch.monitored {
@@ -78,19 +98,28 @@ impl AgentProcess {
         }
         pre_exec::set_up(&mut command, launch, cgroup_procs, monitor_end, numbers);
         let mut child = command.spawn()?;
+        // The agent's end of the terminal too: the other end reports its end when no process has it open.
+        drop(command);
         drop(network_end);
         let missing = || io::Error::other("a pipe of the agent is missing");
         let agent = Self {
             pid: Pid::from_child(&child),
             is_wrapper: launch.wrapper,
             monitor,
-            stdin: child.stdin.take().map(OwnedFd::from),
-            stdout: child.stdout.take().ok_or_else(missing)?.into(),
-            stderr: child.stderr.take().ok_or_else(missing)?.into(),
+            stdin: match &master {
+                Some(master) => Some(master.try_clone()?),
+                None => child.stdin.take().map(OwnedFd::from),
+            },
+            stdout: match &master {
+                Some(master) => master.try_clone()?,
+                None => child.stdout.take().ok_or_else(missing)?.into(),
+            },
+            stderr: child.stderr.take().map(OwnedFd::from),
+            terminal: master,
             network_events,
         };
-        for pipe in [&agent.stdout, &agent.stderr]
-            .into_iter()
+        for pipe in std::iter::once(&agent.stdout)
+            .chain(&agent.stderr)
             .chain(&agent.stdin)
             .chain(&agent.network_events)
         {

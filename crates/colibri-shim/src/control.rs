@@ -5,12 +5,12 @@
 //!
 //! Version 2 adds `expires_ms`, `restart`, and `last` of `signal`. A shim of version 3 runs the commands of the privilege
 //! backend itself for processes that it may not signal, and reports their errors as `reason`. Version 4
-//! adds `network` of `watch` and of the status, and `network` events. A shim reports its version in `shim.json`. A client sends
+//! adds `network` of `watch` and of the status, and `network` events. Version 5 adds `resize` and `terminal` of the status. A shim reports its version in `shim.json`. A client sends
 //! only operations that the shim's version has.
 
 use std::time::Duration;
 
-use colibri_types::{NetworkRecord, NetworkSummary};
+use colibri_types::{NetworkRecord, NetworkSummary, TerminalSize};
 use serde::{Deserialize, Serialize};
 
 use crate::record::ExitRecord;
@@ -23,7 +23,7 @@ pub const MAX_INPUT: usize = 65_536;
 pub const INPUT_BACKLOG: usize = 1 << 20;
 
 /// Version of this protocol. A shim that reports no version speaks version 1.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 /// Maximum time that the commands of the privilege backend add to a request.
 pub const ELEVATION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -86,8 +86,10 @@ pub enum ShimOp {
         /// Number of bytes.
         len: usize,
     },
-    /// Close the agent's stdin after the last queued byte.
+    /// Close the agent's stdin after the last queued byte. Refused for a terminal.
     CloseInput,
+    /// Set the size of the agent's terminal, also for later runs.
+    Resize(TerminalSize),
 }
 
 /// A message of a shim.
@@ -191,6 +193,9 @@ pub struct ShimStatus {
     /// What the agent's proxy has refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSummary>,
+    /// Size of the agent's terminal, if it has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
 }
 
 #[cfg(test)]
@@ -242,6 +247,15 @@ mod tests {
                 })
                 .unwrap(),
                 r#"{"seq":4,"op":"signal","signal":"INT","last":true}"#,
+            ),
+            (
+                serde_json::to_string(&ShimRequest {
+                    seq: 5,
+                    expires_ms: None,
+                    op: ShimOp::Resize(TerminalSize::default()),
+                })
+                .unwrap(),
+                r#"{"seq":5,"op":"resize","rows":24,"cols":80}"#,
             ),
             (
                 serde_json::to_string(&ShimMessage::Reply {

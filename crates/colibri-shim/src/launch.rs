@@ -27,6 +27,10 @@ pub struct Launch {
     /// to the wrapper's descendants only.
     #[serde(default)]
     pub wrapper: bool,
+    /// The command makes the agent's terminal the controlling terminal of the agent itself, so that it is not that of the
+    /// programs that confine the agent.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub takes_terminal: bool,
     /// The first process is, or becomes, a monitor of the agent, and gets a connection to the shim.
     #[serde(default)]
     pub monitored: bool,
@@ -61,6 +65,14 @@ pub struct Launch {
     pub network_events: Option<i32>,
     /// Settings of both journals.
     pub journal: JournalOptions,
+}
+
+impl Launch {
+    /// Returns whether the first process leads a session, whose controlling terminal is the agent's.
+    #[must_use]
+    pub fn leads_session(&self) -> bool {
+        self.options.terminal.is_some() && !self.takes_terminal
+    }
 }
 
 /// A command that the shim runs: before or after each run of the agent, or to remove the agent's jail.

@@ -22,6 +22,7 @@ mod run_commands;
 mod runs;
 mod signals;
 mod supervisor;
+mod terminal;
 
 use std::error::Error;
 use std::io::{self, BufRead, Write};

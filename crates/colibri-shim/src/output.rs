@@ -60,10 +60,10 @@ impl Outputs {
         })
     }
 
-    /// Sets the pipes of a new run.
-    pub(crate) fn connect(&mut self, stdout: OwnedFd, stderr: OwnedFd) {
-        for (output, pipe) in self.outputs.iter_mut().zip([stdout, stderr]) {
-            output.pipe = Some(pipe);
+    /// Sets the pipes of a new run; a terminal has no stderr.
+    pub(crate) fn connect(&mut self, stdout: OwnedFd, stderr: Option<OwnedFd>) {
+        for (output, pipe) in self.outputs.iter_mut().zip([Some(stdout), stderr]) {
+            output.pipe = pipe;
         }
     }
 

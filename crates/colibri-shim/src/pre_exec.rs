@@ -13,11 +13,16 @@ use colibri_shim::launch::Launch;
 use colibri_sys::descriptors::duplicate_to;
 use rustix::fs::Mode;
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit, umask};
+use rustix::process::{
+    Resource, Rlimit, getpid, getrlimit, ioctl_tiocsctty, setrlimit, setsid, umask,
+};
+use rustix::stdio::stdin;
 
 /// Makes the process of `command` enter the cgroup of `cgroup_procs`, get the limits and the umask of the launch, reset
 /// its signal mask and signal actions, and receive KILL when the shim ends, so that a killed shim leaves no unsupervised
 /// agent.
+///
+/// If the launch says so, it leads a session with its standard input as the controlling terminal.
 ///
 /// `inherited` stays open in the new program, and each descriptor of `held` under its second number.
 pub(crate) fn set_up(
@@ -32,6 +37,7 @@ pub(crate) fn set_up(
     // The type is 16 bits wide on FreeBSD.
     let mask = Mode::from_bits_truncate(mask as _);
     let limits = launch.limits;
+    let leads_session = launch.leads_session();
     // A pre-started shim may have inherited a lower soft limit from its parent.
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = set_both(Resource::Nofile, maximum);
@@ -39,6 +45,10 @@ pub(crate) fn set_up(
     // It neither allocates nor takes a lock.
     unsafe {
         command.pre_exec(move || {
+            if leads_session {
+                setsid()?;
+                ioctl_tiocsctty(stdin())?;
+            }
             if let Some(procs) = &cgroup_procs {
                 // The kernel reads 0 as the writing process (cgroups(7)).
                 rustix::io::write(procs, b"0")?;

@@ -10,7 +10,9 @@ use colibri_shim::launch::Launch;
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, ExitRecord, RunRecord, ShimRecord, now_ns};
 use colibri_shim::restart::{RestartBackoff, RestartDecision};
-use colibri_types::{ExitReason, ExitStatus, NetworkSummary, OffsetRange, RestartWhen};
+use colibri_types::{
+    ExitReason, ExitStatus, NetworkSummary, OffsetRange, RestartWhen, TerminalSize,
+};
 
 use crate::agent_process::AgentProcess;
 use crate::cgroup::Cgroup;
@@ -129,6 +131,18 @@ impl Runs {
         self.restart_message = None;
         self.current.is_started = agent.monitor.is_none();
         Ok(agent)
+    }
+
+    /// Returns the size of the agent's terminal, if it has one.
+    pub(crate) fn terminal_size(&self) -> Option<TerminalSize> {
+        self.launch.options.terminal
+    }
+
+    /// Sets the size of the terminals of later runs. Returns `false` if the agent has none.
+    pub(crate) fn set_terminal_size(&mut self, size: TerminalSize) -> bool {
+        let terminal = &mut self.launch.options.terminal;
+        *terminal = terminal.map(|_| size);
+        terminal.is_some()
     }
 
     /// Records that the monitor of the current run works.

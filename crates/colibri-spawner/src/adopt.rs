@@ -181,11 +181,15 @@ impl Spawner {
         if let Some(exit) = exit {
             return Ok(exit);
         }
-        let session = match detection {
-            LossDetection::Live => shim.as_ref().map(|shim| shim.shim_pid),
-            LossDetection::AfterRestart => None,
+        let sessions = match (detection, &shim) {
+            // An agent with a terminal leads a separate session.
+            (LossDetection::Live, Some(shim)) if spec.config.terminal.is_some() => {
+                vec![shim.shim_pid, shim.agent_pid]
+            }
+            (LossDetection::Live, Some(shim)) => vec![shim.shim_pid],
+            (LossDetection::Live, None) | (LossDetection::AfterRestart, _) => Vec::new(),
         };
-        let left = self.end_orphans(spec, session).await;
+        let left = self.end_orphans(spec, &sessions).await;
         blocking(move || {
             let removed = !directory.exists();
             let what = match removed {

@@ -1,7 +1,7 @@
 //! Cleanup of the orphans of an agent whose shim was killed.
 //!
 //! The kernel kills the first process of a run with the shim, and a sandbox with its first process. Other descendants are
-//! found by the agent's id in their environment and by the session of the shim. A process without a jail can leave both,
+//! found by the agent's id in their environment and by the sessions of the shim and of the agent's terminal. A process without a jail can leave both,
 //! and is then not found. On FreeBSD the monitor of a jailed agent ends all its processes with the shim; the record claims
 //! only what was verified here.
 
@@ -73,13 +73,9 @@ impl fmt::Display for OrphanCleanup {
 }
 
 impl Spawner {
-    /// Kills the remaining processes of a lost agent, and removes its jail, mounts, limits and cgroup. `session` is the
-    /// session of its shim, if the id cannot have been reused.
-    pub(crate) async fn end_orphans(
-        &self,
-        spec: &AgentSpec,
-        session: Option<i32>,
-    ) -> OrphanCleanup {
+    /// Kills the remaining processes of a lost agent, and removes its jail, mounts, limits and cgroup. `sessions` are
+    /// those of its shim and of its terminal, if the ids cannot have been reused.
+    pub(crate) async fn end_orphans(&self, spec: &AgentSpec, sessions: &[i32]) -> OrphanCleanup {
         let clean_up = self.post_commands(spec);
         let remove =
             removal_of_own_jail(spec).filter(|remove| self.preparer.engine.check(remove).is_ok());
@@ -88,13 +84,13 @@ impl Spawner {
             Some(remove) if clean_up.is_empty() => Some(self.run_elevated(&remove).await),
             _ => None,
         };
-        let mut cleanup = kill_in_rounds(spec, session).await;
+        let mut cleanup = kill_in_rounds(spec, sessions).await;
         if let OrphanCleanup::Remaining(pids) = &cleanup {
             // They run as another user, as in a jail; only the privilege backend can signal them.
             if let Err(error) = self.signal_elevated(spec, Signal::KILL, pids).await {
                 tracing::warn!(id = %spec.id, %error, "cannot signal the processes of a lost agent");
             }
-            cleanup = kill_in_rounds(spec, session).await;
+            cleanup = kill_in_rounds(spec, sessions).await;
         }
         self.preparer.cgroups.end(spec.id.as_str()).await;
         for command in clean_up {
@@ -135,15 +131,15 @@ static ROUNDS: Semaphore = Semaphore::const_new(1);
 
 /// Ends the remaining processes of an agent in rounds. Each round is a short task on the blocking pool, so that many
 /// lost agents share its threads; the wait between rounds occupies none.
-async fn kill_in_rounds(spec: &AgentSpec, session: Option<i32>) -> OrphanCleanup {
+async fn kill_in_rounds(spec: &AgentSpec, sessions: &[i32]) -> OrphanCleanup {
     let start = Instant::now();
     let mut all_killed = HashSet::new();
     loop {
-        let id = spec.id.to_string();
+        let (id, sessions) = (spec.id.to_string(), sessions.to_vec());
         let round = {
             // Fails only for a closed semaphore; this one is never closed.
             let _slot = ROUNDS.acquire().await;
-            tokio::task::spawn_blocking(move || kill_all(&id, session)).await
+            tokio::task::spawn_blocking(move || kill_all(&id, &sessions)).await
         };
         let Round {
             remaining,
@@ -179,8 +175,8 @@ struct Round {
 }
 
 /// Sends KILL to all processes of the agent.
-fn kill_all(id: &str, session: Option<i32>) -> io::Result<Round> {
-    let found: Vec<Process> = process::find_marked(&format!("{AGENT_VARIABLE}={id}"), session)?;
+fn kill_all(id: &str, sessions: &[i32]) -> io::Result<Round> {
+    let found: Vec<Process> = process::find_marked(&format!("{AGENT_VARIABLE}={id}"), sessions)?;
     let mut round = Round {
         remaining: found.iter().map(|process| process.pid).collect(),
         killed: Vec::new(),

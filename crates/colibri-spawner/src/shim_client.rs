@@ -17,6 +17,7 @@ use colibri_shim::control::{
 use colibri_shim::launch::{Launch, LaunchReport};
 use colibri_shim::layout;
 use colibri_shim::record::ExitRecord;
+use colibri_types::TerminalSize;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -262,6 +263,16 @@ impl ShimClient {
     /// See [`ShimClientError`].
     pub async fn close_input(&self) -> Result<(), ShimClientError> {
         self.request(REQUEST_TIMEOUT, ShimOp::CloseInput, Vec::new())
+            .await
+            .map(drop)
+    }
+
+    /// Sets the size of the agent's terminal.
+    ///
+    /// # Errors
+    /// See [`ShimClientError`].
+    pub async fn resize(&self, size: TerminalSize) -> Result<(), ShimClientError> {
+        self.request(REQUEST_TIMEOUT, ShimOp::Resize(size), Vec::new())
             .await
             .map(drop)
     }

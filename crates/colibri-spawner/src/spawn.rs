@@ -190,6 +190,7 @@ impl Spawner {
             },
             options: config.run_options(),
             wrapper: prepared.has_wrapper,
+            takes_terminal: prepared.takes_terminal,
             monitored: prepared.has_monitor,
             cgroup,
             limits: limits.process,

@@ -12,6 +12,7 @@ mod restart;
 mod runtime;
 mod signal_template;
 mod spawn;
+mod terminal;
 
 pub use agent_id::{AgentId, AgentIdError};
 pub use agent_name::{AgentName, AgentNameError, MAX_NAME};
@@ -30,6 +31,7 @@ pub use spawn::{
     AGENT_VARIABLE, AdapterOptions, AgentSpawnConfig, AgentSpec, Env, HeldFile, NoProgram,
     ProcessLimits, RunOptions, SpawnConfigError, SpawnRequest, ValidatedSpawn,
 };
+pub use terminal::{MAX_CELLS, TerminalSize, TerminalSizeError};
 
 /// Reports whether a count is zero, so that `skip_serializing_if` omits it.
 #[doc(hidden)]

@@ -12,7 +12,7 @@ use colibri_jail_core::{
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::{AgentId, AgentRuntime, RestartPolicy};
+use crate::{AgentId, AgentRuntime, RestartPolicy, TerminalSize};
 
 /// Prefixes of variables that the dynamic linker or C library obeys (ld.so(8), rtld(1)). It would apply them to the
 /// program that confines, with mdo even as root.
@@ -80,6 +80,9 @@ pub struct SpawnRequest {
     /// The agent's standard input is empty: it reads end of file at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub no_input: Option<bool>,
+    /// The agent gets a terminal, at first of this size. Absent: pipes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
     /// File mode creation mask, octal like `027`. Absent: `022`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub umask: Option<Umask>,
@@ -155,6 +158,7 @@ impl SpawnRequest {
             adapter: self.adapter.or(weaker.adapter),
             name: self.name.or(weaker.name),
             no_input: self.no_input.or(weaker.no_input),
+            terminal: self.terminal.or(weaker.terminal),
             umask: self.umask.or(weaker.umask),
             restart: match (self.restart, weaker.restart) {
                 (Some(own), Some(weaker)) => Some(own.or(weaker)),
@@ -174,11 +178,15 @@ impl SpawnRequest {
             env: self.env,
             cwd: self.cwd,
             jail: self.jail.filter(|jail| *jail != JailConfig::default()),
-            runtime: self.runtime,
+            // The output of a terminal contains no events.
+            runtime: self
+                .runtime
+                .or(self.terminal.map(|_| AgentRuntime::Generic)),
             preset: self.preset,
             adapter: self.adapter.unwrap_or_default(),
             name: self.name,
             no_input: self.no_input.unwrap_or_default(),
+            terminal: self.terminal,
             umask: self.umask,
             restart: self
                 .restart
@@ -221,6 +229,9 @@ pub struct AgentSpawnConfig {
     /// The agent's standard input is empty: it reads end of file at once.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub no_input: bool,
+    /// The first size of the agent's terminal. Absent: it has pipes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
     /// File mode creation mask. Absent: 022.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub umask: Option<Umask>,
@@ -242,6 +253,9 @@ pub struct RunOptions {
     /// The standard input of each run is empty.
     #[serde(default)]
     pub no_input: bool,
+    /// Size of the terminal of the first run. Absent: each run has pipes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub terminal: Option<TerminalSize>,
     /// File mode creation mask of each run (umask(2)). Absent: 022.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "umask_bits")]
     pub umask: Option<Umask>,
@@ -367,6 +381,11 @@ pub enum SpawnConfigError {
         "environment variable {0} is refused for a jailed agent: the dynamic linker would apply it to the program that confines; set it inside the jail, e.g. with env(1)"
     )]
     EnvActsOutside(String),
+    /// A terminal has no empty input.
+    #[error(
+        "`no_input` is not possible with `terminal`: the input of a terminal has no end; remove one of them"
+    )]
+    TerminalWithoutInput,
 }
 
 impl AgentSpawnConfig {
@@ -387,6 +406,9 @@ impl AgentSpawnConfig {
             (None, None) => None,
         };
         validate_env(&self.env, confinement != Confinement::None)?;
+        if self.terminal.is_some() && self.no_input {
+            return Err(SpawnConfigError::TerminalWithoutInput);
+        }
         Ok(ValidatedSpawn {
             command,
             confinement,
@@ -399,6 +421,7 @@ impl AgentSpawnConfig {
     pub fn run_options(&self) -> RunOptions {
         RunOptions {
             no_input: self.no_input,
+            terminal: self.terminal,
             umask: self.umask,
             restart: self.restart.clone(),
             wall_time_ms: self.limits().wall_time.map(|limit| limit.0),
@@ -502,6 +525,23 @@ mod tests {
         let read: RunOptions = serde_json::from_str(text).unwrap();
         assert_eq!(read.umask, config.umask);
         assert_eq!(read.restart.unwrap().when(), crate::RestartWhen::Always);
+    }
+
+    #[test]
+    fn agent_with_a_terminal_is_generic_unless_given() {
+        let runtime = |text| {
+            let request: SpawnRequest = serde_json::from_str(text).unwrap();
+            request.resolve().unwrap().runtime
+        };
+        assert_eq!(
+            runtime(r#"{"program":"p","terminal":{}}"#),
+            Some(AgentRuntime::Generic)
+        );
+        assert_eq!(
+            runtime(r#"{"program":"p","terminal":{},"runtime":"pi"}"#),
+            Some(AgentRuntime::Pi)
+        );
+        assert_eq!(runtime(r#"{"program":"p"}"#), None);
     }
 
     #[test]

@@ -134,6 +134,9 @@ pub(crate) struct Spawn {
     /// Close its standard input immediately, for programs that read all input before they start, like pi --mode json
     #[arg(long)]
     no_input: bool,
+    /// Give the agent a terminal; attach to it with colibri attach
+    #[arg(short, long, conflicts_with = "no_input")]
+    pub(crate) terminal: bool,
     /// File mode creation mask of the agent, octal [default: 022]
     #[arg(long, value_name = "MASK")]
     umask: Option<Umask>,
@@ -316,6 +319,7 @@ impl Spawn {
             adapter: None,
             name: self.name.map(|name| name.to_string()),
             no_input: self.no_input.then_some(true),
+            terminal: self.terminal.then(crate::terminal::host_size),
             umask: self.umask,
             restart: self.restart.map(|policy| RestartPolicy {
                 policy: Some(policy),

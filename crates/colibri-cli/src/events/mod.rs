@@ -120,6 +120,7 @@ impl EventPrinter {
                 id,
                 timed: with_output,
                 lifecycle: true,
+                terminal: None,
             };
             let mut events = match client.subscribe(params).await {
                 // The agent was removed while no daemon ran: `missed_ends` reports it.

@@ -128,6 +128,8 @@ impl Tracker {
                 let chunk = new_output(event, next)?;
                 return Ok(chunk.map(|chunk| self.output_line(&id, chunk)));
             }
+            // Not requested.
+            Notification::AgentTerminal(_) => return Ok(None),
             Notification::AgentRemoved(event) => {
                 self.forget(&event.id);
                 (now(), event.id, EventKind::Removed {})

@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use colibri_client::glasspane::{Transcript, TranscriptFormatter};
-use colibri_client::{Client, FollowEvent, SpawnRequest, SpawnResult, SubscribeParams};
+use colibri_client::{Client, Endpoint, FollowEvent, SpawnRequest, SpawnResult, SubscribeParams};
 use rustix::process::Signal;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
@@ -31,7 +31,7 @@ const TICK: Duration = Duration::from_millis(50);
 
 /// Runs an agent and exits as it does.
 pub(crate) async fn run(global: &Global, run: Run) -> Result<u8, CliError> {
-    let Run { spawn, raw } = run;
+    let Run { spawn, raw, .. } = run;
     let is_formatted = spawn.agent.is_some() && !raw;
     let endpoint = endpoint(global)?;
     let client = connect_to(&endpoint).await?;
@@ -49,10 +49,7 @@ pub(crate) async fn run(global: &Global, run: Run) -> Result<u8, CliError> {
     let agent = match start(&client, params, &mut signals, &mut early_signals).await? {
         ControlFlow::Continue(agent) => agent,
         ControlFlow::Break(exit_code) => {
-            output::message(&format!(
-                "the daemon at {} has not answered, and may still start the agent; run colibri ps when it answers again",
-                endpoint.socket().display()
-            ));
+            report_no_answer(&endpoint);
             return Ok(exit_code);
         }
     };
@@ -98,9 +95,17 @@ pub(crate) async fn run(global: &Global, run: Run) -> Result<u8, CliError> {
     exit_code
 }
 
+/// Reports that the agent may be started later.
+pub(crate) fn report_no_answer(endpoint: &Endpoint) {
+    output::message(&format!(
+        "the daemon at {} has not answered, and may still start the agent; run colibri ps when it answers again",
+        endpoint.socket().display()
+    ));
+}
+
 /// Starts the agent, and collects the signals that arrive before the daemon answers. A second signal of the same kind
 /// gives up, and so does the timeout after the first signal: `Break` with the exit code.
-async fn start(
+pub(crate) async fn start(
     client: &Client,
     params: SpawnRequest,
     signals: &mut SignalStream,

@@ -261,6 +261,8 @@ fn sample_file_is_valid_and_contains_every_key() {
         .collect();
     // The interval is valid only with fsync = "interval".
     let settings = settings.replace("fsync = \"never\"", "fsync = \"interval\"");
+    // A terminal has no empty input.
+    let settings = settings.replace("no_input = true", "no_input = false");
     let file = parse(&settings).unwrap();
     assert_eq!(file.settings.fsync_interval_ms, Some(1000));
     for field in fields_of::<PartialSettings>()

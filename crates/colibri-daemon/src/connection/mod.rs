@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use colibri_proto::{
     Call, Empty, ErrorKind, FrameDecoder, FrameError, RawResult, Request, RequestId,
-    RequestRefusal, Response, RpcError, SubscribeParams, Subscription,
+    RequestRefusal, ResizeParams, Response, RpcError, SubscribeParams, Subscription,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -24,6 +24,7 @@ use crate::daemon::audit::Peer;
 use crate::errors::CallError;
 use crate::handlers::{self, find_agent, to_result};
 use crate::metrics::MetricsEvent;
+use crate::terminal::TerminalClaim;
 use subscription::{Closed, FrameQueue, Subscriber};
 
 /// Maximum number of frames that wait for a slow client; then senders wait for room before they read output. With the frame
@@ -80,8 +81,8 @@ async fn serve_connection(daemon: Arc<DaemonState>, stream: UnixStream, peer: Pe
             }
         }
     }
-    for (_, task) in connection.subscriptions.drain() {
-        task.abort();
+    for (_, subscription) in connection.subscriptions.drain() {
+        subscription.task.abort();
     }
     // Calls in progress keep the queue open until they are answered.
     drop(connection);
@@ -96,12 +97,19 @@ async fn write_frames(mut writer: OwnedWriteHalf, mut queue: mpsc::Receiver<Vec<
     }
 }
 
+/// A subscription of a connection.
+struct ConnectionSubscription {
+    task: JoinHandle<Result<(), Closed>>,
+    /// The size of the subscriber's terminal, if it has sent one.
+    terminal: Option<TerminalClaim>,
+}
+
 struct ClientConnection {
     daemon: Arc<DaemonState>,
     peer: Peer,
     frames: FrameQueue,
     calls: Arc<Semaphore>,
-    subscriptions: HashMap<u64, JoinHandle<Result<(), Closed>>>,
+    subscriptions: HashMap<u64, ConnectionSubscription>,
     next_subscription: u64,
 }
 
@@ -120,12 +128,16 @@ impl ClientConnection {
         let mut new = None;
         let result = match call {
             Err(error) => Err(error.into()),
-            Ok(Call::Subscribe(params)) => self.new_subscription(params).and_then(|subscriber| {
-                let subscription = subscriber.number;
-                new = Some(subscriber);
-                to_result(&Subscription { subscription })
-            }),
+            Ok(Call::Subscribe(params)) => {
+                self.new_subscription(params)
+                    .and_then(|(subscriber, terminal)| {
+                        let subscription = subscriber.number;
+                        new = Some((subscriber, terminal));
+                        to_result(&Subscription { subscription })
+                    })
+            }
             Ok(Call::Unsubscribe(subscription)) => self.unsubscribe(subscription),
+            Ok(Call::ResizeTerminal(params)) => self.resize_terminal(params),
             Ok(
                 call @ (Call::SpawnAgent(_)
                 | Call::KillAgent(_)
@@ -150,13 +162,14 @@ impl ClientConnection {
         });
         // The answer precedes the first notification.
         let is_open = answer(&self.frames, id, result).await;
-        if let Some(mut subscriber) = new {
+        if let Some((mut subscriber, terminal)) = new {
             let (number, registry) = (subscriber.number, self.daemon.registry.clone());
             let task = match subscriber.agent.take() {
                 Some(agent) => tokio::spawn(subscription::follow(agent, subscriber, None)),
                 None => tokio::spawn(subscription::follow_all(registry, subscriber)),
             };
-            self.subscriptions.insert(number, task);
+            let subscription = ConnectionSubscription { task, terminal };
+            self.subscriptions.insert(number, subscription);
         }
         is_open && !is_endless
     }
@@ -180,9 +193,13 @@ impl ClientConnection {
         true
     }
 
-    /// Creates a subscription that sends nothing yet.
-    fn new_subscription(&mut self, params: SubscribeParams) -> Result<Subscriber, CallError> {
-        self.subscriptions.retain(|_, task| !task.is_finished());
+    /// Creates a subscription that sends nothing yet, and the claim of its terminal's size.
+    fn new_subscription(
+        &mut self,
+        params: SubscribeParams,
+    ) -> Result<(Subscriber, Option<TerminalClaim>), CallError> {
+        self.subscriptions
+            .retain(|_, subscription| !subscription.task.is_finished());
         if self.subscriptions.len() >= MAX_SUBSCRIPTIONS {
             return Err(CallError::new(
                 ErrorKind::ResourceExhausted,
@@ -194,30 +211,61 @@ impl ClientConnection {
         let registry = &self.daemon.registry;
         let find = |id: &String| find_agent(registry, id);
         let agent = params.id.as_ref().map(find).transpose()?;
+        let terminal = match (&agent, params.terminal) {
+            (_, None) => None,
+            (Some(agent), Some(size)) => Some(TerminalClaim::new(agent, size)?),
+            (None, Some(_)) => {
+                return Err(CallError::invalid_params(
+                    "`terminal` is the size for one agent; give its `id`",
+                ));
+            }
+        };
         let number = self.next_subscription;
         self.next_subscription += 1;
-        Ok(Subscriber {
+        let subscriber = Subscriber {
             number,
             agent,
             params,
             frames: self.frames.clone(),
             observers: registry.observers.clone(),
-        })
+        };
+        Ok((subscriber, terminal))
+    }
+
+    fn resize_terminal(&mut self, params: ResizeParams) -> Result<RawResult, CallError> {
+        let number = params.subscription;
+        let Some(subscription) = self.subscriptions.get_mut(&number) else {
+            return Err(unknown_subscription(number));
+        };
+        match &subscription.terminal {
+            Some(claim) => claim.resize(params.terminal),
+            None => {
+                return Err(CallError::new(
+                    ErrorKind::NoTerminal,
+                    format!("subscription {number} has no terminal; subscribe with a size"),
+                ));
+            }
+        }
+        to_result(&Empty {})
     }
 
     fn unsubscribe(
         &mut self,
         Subscription { subscription }: Subscription,
     ) -> Result<RawResult, CallError> {
-        let Some(task) = self.subscriptions.remove(&subscription) else {
-            return Err(CallError::new(
-                ErrorKind::UnknownSubscription,
-                format!("no subscription {subscription} on this connection"),
-            ));
+        let Some(removed) = self.subscriptions.remove(&subscription) else {
+            return Err(unknown_subscription(subscription));
         };
-        task.abort();
+        removed.task.abort();
         to_result(&Empty {})
     }
+}
+
+fn unknown_subscription(number: u64) -> CallError {
+    CallError::new(
+        ErrorKind::UnknownSubscription,
+        format!("no subscription {number} on this connection"),
+    )
 }
 
 /// Answers a request, unless it has no id; returns `false` if the connection is closed.

@@ -103,6 +103,7 @@ fn redact(call: &Call) -> Option<Call> {
         | Call::ReadJournal(_)
         | Call::Subscribe(_)
         | Call::Unsubscribe(_)
+        | Call::ResizeTerminal(_)
         | Call::Doctor(_)
         | Call::ListProfiles(_) => return None,
     }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use colibri_jail_core::Signal;
 use colibri_proto::{
-    Empty, ErrorKind, InputParams, InputResult, KillOutcome, KillParams, KillResult,
+    Empty, ErrorKind, InputParams, InputResult, KillOutcome, KillParams, KillResult, RpcError,
 };
 use colibri_spawner::{AgentHandle, SpawnError};
 
@@ -103,7 +103,18 @@ pub(super) async fn send_input(
 }
 
 pub(super) async fn close_input(registry: &Registry, id: &str) -> Result<Empty, CallError> {
-    let closed = find_running(registry, id)?.shim.close_input().await;
+    let agent = find_running(registry, id)?;
+    if agent.spec.config.terminal.is_some() {
+        return Err(RpcError::new(
+            ErrorKind::HasTerminal,
+            format!(
+                "cannot close the input of agent {id}: it has a terminal, whose input has no end"
+            ),
+        )
+        .hint("send it the end-of-file character, ctrl-d")
+        .into());
+    }
+    let closed = agent.shim.close_input().await;
     closed.map_err(SpawnError::from)?;
     Ok(Empty {})
 }

@@ -81,7 +81,7 @@ async fn dispatch(daemon: &DaemonState, peer: Peer, call: Call) -> Result<RawRes
             daemon.shutdown.send_replace(true);
             to_result(&Empty {})
         }
-        Call::Subscribe(_) | Call::Unsubscribe(_) => Err(CallError::new(
+        Call::Subscribe(_) | Call::Unsubscribe(_) | Call::ResizeTerminal(_) => Err(CallError::new(
             ErrorKind::Internal,
             "subscriptions belong to their connection",
         )),

@@ -232,6 +232,7 @@ impl Registry {
         let mut agents = self.agents.write();
         let agent = Arc::new(RegisteredAgent {
             directory: self.spawner().state.agent(&spec.id),
+            terminal: spec.config.terminal.map(|_| Box::default()),
             spec,
             agent,
             latest: watch::Sender::new(snapshot),

@@ -146,6 +146,7 @@ impl Supervisor {
             ),
             Drained::Complete => {}
         }
+        self.terminal = None;
         self.state = State::CleaningUp {
             run: *run,
             commands: self.runs.post_run(),

@@ -30,7 +30,7 @@ mod running;
 mod state;
 
 use std::io::{self, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -63,6 +63,8 @@ pub(crate) struct Supervisor {
     state: State,
     runs: Runs,
     input: Input,
+    /// The shim's end of the terminal of the current run.
+    terminal: Option<OwnedFd>,
     outputs: Outputs,
     network: NetworkEvents,
     server: ControlServer,
@@ -103,6 +105,7 @@ impl Supervisor {
             state,
             runs,
             input: Input::new(agent.stdin),
+            terminal: agent.terminal,
             outputs,
             network,
             server: ControlServer::new(listener),
@@ -229,6 +232,7 @@ impl Supervisor {
                 let pid = agent.pid.as_raw_nonzero().get();
                 self.state = running(agent.pid, agent.is_wrapper, agent.monitor, &self.runs);
                 self.input.connect(agent.stdin);
+                self.terminal = agent.terminal;
                 self.outputs.connect(agent.stdout, agent.stderr);
                 self.network.connect(agent.network_events);
                 if let Err(error) = self.runs.write_shim_record(pid) {
@@ -284,6 +288,7 @@ impl Supervisor {
             run_from: self.runs.current.from.stdout,
             restart_message: self.runs.restart_message.clone(),
             network: self.network.summary(),
+            terminal: self.runs.terminal_size(),
         }
     }
 }

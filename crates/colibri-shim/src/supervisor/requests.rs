@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use colibri_shim::control::{ShimOp, ShimReply, SignalDelivery};
-use colibri_types::ExitReason;
+use colibri_types::{ExitReason, TerminalSize};
 use rustix::process::Signal;
 
 use super::Supervisor;
@@ -12,6 +12,10 @@ use super::state::{NextRun, State};
 use crate::connection::Received;
 use crate::control_server::ShimRequestId;
 use crate::signals;
+use crate::terminal::resize;
+
+/// Why a request to close the input of a terminal is refused.
+const NO_END_OF_INPUT: &str = "the input of a terminal has no end";
 
 impl Supervisor {
     /// Reads and handles all available requests.
@@ -67,10 +71,30 @@ impl Supervisor {
             }
             ShimOp::Restart { grace_ms } => Some(self.restart(Duration::from_millis(grace_ms))),
             ShimOp::Input { .. } => Some(self.input.push(&payload)),
+            ShimOp::CloseInput if self.runs.terminal_size().is_some() => {
+                Some(ShimReply::Refused(NO_END_OF_INPUT.to_owned()))
+            }
             ShimOp::CloseInput => {
                 self.input.close();
                 Some(ShimReply::Ok)
             }
+            ShimOp::Resize(size) => Some(self.resize(size)),
+        }
+    }
+
+    /// Sets the size of the terminal of this run, if there is one, and of later runs.
+    fn resize(&mut self, size: TerminalSize) -> ShimReply {
+        if !self.runs.set_terminal_size(size) {
+            return ShimReply::Refused("the agent has no terminal".to_owned());
+        }
+        self.server.mark_status_outdated();
+        match self
+            .terminal
+            .as_ref()
+            .map(|terminal| resize(terminal, size))
+        {
+            Some(Err(error)) => ShimReply::Refused(format!("cannot resize its terminal: {error}")),
+            Some(Ok(())) | None => ShimReply::Ok,
         }
     }
 

@@ -56,7 +56,7 @@ pub struct NamespacePids {
     pub is_zombie: bool,
 }
 
-/// Returns the processes whose initial environment contains `variable` (`NAME=VALUE`), those in `session`, and all their
+/// Returns the processes whose initial environment contains `variable` (`NAME=VALUE`), those in `sessions`, and all their
 /// descendants; never the calling process.
 ///
 /// Pass a session only directly after the end of its first process. The session id is not reused while the session has a
@@ -64,9 +64,9 @@ pub struct NamespacePids {
 ///
 /// # Errors
 /// The system cannot list its processes.
-pub fn find_marked(variable: &str, session: Option<i32>) -> io::Result<Vec<Process>> {
+pub fn find_marked(variable: &str, sessions: &[i32]) -> io::Result<Vec<Process>> {
     let listed = host::list(variable)?;
-    Ok(select(&listed, session, std::process::id()))
+    Ok(select(&listed, sessions, std::process::id()))
 }
 
 /// A process of the host's list.
@@ -77,12 +77,12 @@ struct ListedProcess {
     is_marked: bool,
 }
 
-/// Selects the marked processes, those in `session` and their descendants from all processes. Pure.
-fn select(listed: &[ListedProcess], session: Option<i32>, own: u32) -> Vec<Process> {
+/// Selects the marked processes, those in `sessions` and their descendants from all processes. Pure.
+fn select(listed: &[ListedProcess], sessions: &[i32], own: u32) -> Vec<Process> {
     let all = listed.iter().map(|listed| listed.process);
     let marked = listed
         .iter()
-        .filter(|listed| listed.is_marked || Some(listed.process.session) == session)
+        .filter(|listed| listed.is_marked || sessions.contains(&listed.process.session))
         .map(|listed| listed.process.pid);
     let processes = all.clone().map(|process| (process.pid, process.parent));
     let own = i32::try_from(own).unwrap_or_default();
@@ -140,17 +140,18 @@ mod tests {
             },
             is_marked,
         });
-        for (session, expected) in [
-            (None, &[20, 21, 22, 40][..]),
-            (Some(7), &[20, 21, 22, 30, 31, 40]),
-            (Some(8), &[20, 21, 22, 40]),
+        for (sessions, expected) in [
+            (&[][..], &[20, 21, 22, 40][..]),
+            (&[7], &[20, 21, 22, 30, 31, 40]),
+            (&[8, 50], &[20, 21, 22, 40, 50]),
+            (&[8], &[20, 21, 22, 40]),
         ] {
-            let mut pids: Vec<i32> = select(&table, session, 99)
+            let mut pids: Vec<i32> = select(&table, sessions, 99)
                 .iter()
                 .map(|process| process.pid)
                 .collect();
             pids.sort_unstable();
-            assert_eq!(pids, expected, "session {session:?}; 99 is the caller");
+            assert_eq!(pids, expected, "sessions {sessions:?}; 99 is the caller");
         }
     }
 
@@ -165,14 +166,14 @@ mod tests {
             .unwrap();
         let found = loop {
             // Between fork and exec the child has the environment of this test.
-            if let [found] = find_marked(&format!("TEST_MARK={id}"), None).unwrap()[..] {
+            if let [found] = find_marked(&format!("TEST_MARK={id}"), &[]).unwrap()[..] {
                 break found;
             }
         };
         assert_eq!(found.pid, child.id() as i32);
         assert_eq!(find(found.pid).unwrap(), Some(found));
         assert_eq!(
-            find_marked("TEST_MARK=mark4test", None).unwrap(),
+            find_marked("TEST_MARK=mark4test", &[]).unwrap(),
             [],
             "a prefix of an id"
         );
@@ -207,7 +208,7 @@ mod tests {
         assert_eq!(namespaces.pids.first(), Some(&pid));
         assert!(!namespaces.is_zombie);
         assert_eq!(
-            find_marked(&format!("TEST_MARK={id}"), None).unwrap().len(),
+            find_marked(&format!("TEST_MARK={id}"), &[]).unwrap().len(),
             1
         );
         let own = std::process::id() as i32;

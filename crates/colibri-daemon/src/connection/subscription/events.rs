@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use colibri_proto::{ExitEvent, KillEvent, NetworkEvent, Notification, RunEvent, StateEvent};
+use colibri_proto::{
+    ExitEvent, KillEvent, NetworkEvent, Notification, RunEvent, StateEvent, TerminalEvent,
+};
 
 use colibri_types::NetworkRecord;
 
@@ -90,6 +92,19 @@ impl SnapshotChange<'_> {
                 merged: u64::from(run - before - 1),
                 error: self.now.view.last_error.clone(),
                 at: times::format_ms(times::now_ms()),
+            })
+        })
+    }
+
+    /// Returns the event for the size of the agent's terminal, at first and after a change.
+    pub(super) fn terminal(&self) -> Option<Notification> {
+        self.subscriber.params.terminal?;
+        let terminal = self.now.status.terminal?;
+        (self.is_first || self.before.status.terminal != Some(terminal)).then(|| {
+            Notification::AgentTerminal(TerminalEvent {
+                subscription: self.subscriber.number,
+                id: self.agent.spec.id.to_string(),
+                terminal,
             })
         })
     }

@@ -147,6 +147,9 @@ pub(super) async fn follow(
             output.send_until(&now, now.state_offset).await?;
             subscriber.send(&state).await?;
         }
+        if let Some(terminal) = change.terminal() {
+            subscriber.send(&terminal).await?;
+        }
         output.send_until(&now, u64::MAX).await?;
         if let Some(exit) = change.exit() {
             return subscriber.send(&exit).await;

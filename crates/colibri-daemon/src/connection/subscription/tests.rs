@@ -59,6 +59,7 @@ async fn exit_event_waits_for_unreadable_output() {
         number: 0,
         hook_memory: Default::default(),
         subscribers: Default::default(),
+        terminal: None,
     });
     let params = SubscribeParams {
         id: Some("k3x9abcdef".to_owned()),
