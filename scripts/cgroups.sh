@@ -31,7 +31,7 @@ for applet in $("$root/bin/busybox" --list | grep -vx -e busybox -e setpriv); do
 done
 mkdir -p "$root/usr/bin"
 cp "$(command -v bwrap)" "$(command -v setpriv)" "$root/usr/bin/"
-for program in colibri colibri-daemon colibri-shim colibri-proxy colibri-sandbox; do
+for program in colibri colibri-daemon colibri-shim colibri-proxy colibri-sandbox colibri-adapter; do
     cp "target/debug/$program" "$root/bin/"
     strip "$root/bin/$program"
 done

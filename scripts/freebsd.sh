@@ -50,7 +50,7 @@ PATH=/usr/bin:$PATH /usr/bin/cargo clippy --quiet --locked -Zbuild-std --target 
 say "linking all programs for $TARGET"
 /usr/bin/cargo build --quiet --locked -Zbuild-std --target "$TARGET" --workspace --bins
 
-for program in colibri colibri-daemon colibri-shim colibri-proxy colibri-jail-helper attack; do
+for program in colibri colibri-daemon colibri-shim colibri-proxy colibri-adapter colibri-jail-helper attack; do
     described=$(file -b "$BUILD/$TARGET/debug/$program")
     printf '%s: %s\n' "$program" "$described"
     case $described in

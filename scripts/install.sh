@@ -24,7 +24,8 @@ install -m 755 "$programs/colibri" "$programs/colibri-daemon" "$prefix/bin/"
 helper=$prefix/libexec/colibri-jail-helper
 is_setuid=
 [ ! -u "$helper" ] || is_setuid=1
-install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-sandbox" "$programs/colibri-jail-helper" "$prefix/libexec/"
+install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-sandbox" "$programs/colibri-adapter" \
+    "$programs/colibri-jail-helper" "$prefix/libexec/"
 [ -z "$is_setuid" ] || chmod 4755 "$helper"
 for page in docs/man/*.[1-9]; do
     section=$prefix/share/man/man${page##*.}

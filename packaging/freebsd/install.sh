@@ -34,7 +34,8 @@ trap 'exit 143' TERM HUP
 install -d "$prefix/bin" "$prefix/libexec"
 install -m 755 "$programs/colibri" "$programs/colibri-daemon" "$prefix/bin/"
 # The package sets the helper's setuid bit; docs/freebsd.md describes how root sets it otherwise.
-install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-jail-helper" "$prefix/libexec/"
+install -m 755 "$programs/colibri-shim" "$programs/colibri-proxy" "$programs/colibri-adapter" \
+    "$programs/colibri-jail-helper" "$prefix/libexec/"
 
 put 755 packaging/freebsd/rc.d/colibri etc/rc.d/colibri
 put 755 packaging/freebsd/periodic/daily/490.colibri etc/periodic/daily/490.colibri

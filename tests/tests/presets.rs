@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use colibri_tests::pi::{bin_of, tools_of};
 use colibri_tests::scripted_model::{ANSWER, ScriptedModel};
-use colibri_tests::{Daemon, eventually, text};
+use colibri_tests::{Daemon, eventually, program, read, repository, text};
 use serde_json::{Value, json};
 
 /// How a test runs an agent with the scripted model.
@@ -163,6 +163,31 @@ impl Setup {
         agent
     }
 
+    /// Runs the commands of this agent in docs/agents.md.
+    fn check_documented(&self) {
+        let page = read("docs/agents.md");
+        let mark = format!("<!-- tested: {} -->\n```sh\n", self.case.name);
+        let (_, block) = page.split_once(&mark).unwrap();
+        let script = block.split("```").next().unwrap();
+        let options: Vec<String> = self.case.options.iter().map(|option| self.fill(option)).collect();
+        let preset = format!("--jail-path / {} --agent {}", options.join(" "), self.case.name);
+        let script = script.replace(&format!("--agent {}", self.case.name), &preset);
+        let colibri = program("colibri");
+        let tools = bin_of(&tools_of(self.case.name));
+        let mut command = self.daemon.external_command("sh");
+        command
+            .args(["-euxc", &script])
+            .current_dir(&self.project)
+            .env("PATH", format!("{}:{}:/usr/bin:/bin", colibri.parent().unwrap().display(), tools.display()));
+        for (name, value) in self.case.variables {
+            command.env(name, self.fill(value));
+        }
+        let output = command.output().unwrap();
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert!(output.status.success(), "{out}\n{err}");
+        assert!(out.contains(ANSWER), "{out}\n{err}");
+    }
+
     /// Continues the session of the last agent in its home.
     fn check_resume(&self, row: &mut Row, args: &[&str]) {
         let ended = self.last_agent();
@@ -312,6 +337,7 @@ fn claude_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    setup.check_documented();
     finish(&setup, row);
 }
 
@@ -340,6 +366,7 @@ fn codex_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    setup.check_documented();
     finish(&setup, row);
 }
 
@@ -361,6 +388,7 @@ fn gemini_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    setup.check_documented();
     finish(&setup, row);
 }
 
@@ -383,6 +411,7 @@ fn qwen_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    setup.check_documented();
     finish(&setup, row);
 }
 
@@ -406,6 +435,7 @@ fn copilot_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    setup.check_documented();
     finish(&setup, row);
 }
 
@@ -432,6 +462,7 @@ fn opencode_runs_by_its_preset() {
     setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
+    setup.check_documented();
     finish(&setup, row);
 }
 
@@ -446,18 +477,23 @@ fn pi_runs_by_its_preset() {
                 r#"{"providers":{"scripted":{"baseUrl":"MODEL_URL/v1","api":"openai-completions","models":[{"id":"m","cost":{"input":1,"output":5,"cacheRead":0,"cacheWrite":0}}]}}}"#,
             ),
             (
+                ".pi/agent/settings.json",
+                r#"{"defaultProvider":"scripted","defaultModel":"m"}"#,
+            ),
+            (
                 ".pi/agent/auth.json",
                 r#"{"scripted":{"type":"api_key","key":"sk-0123456789abcdef"}}"#,
             ),
         ],
         options: &["--allow", "127.0.0.1:PORT"],
-        args: &["--provider", "scripted", "--model", "m"],
+        args: &[],
     });
     let mut row = Row::default();
     setup.check_once(&mut row);
     setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
+    setup.check_documented();
     finish(&setup, row);
 }
 
@@ -484,6 +520,7 @@ fn cline_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    setup.check_documented();
     finish(&setup, row);
 }
 
@@ -494,6 +531,7 @@ fn aider_runs_by_its_preset() {
         variables: &[
             ("OPENAI_API_KEY", "sk-0123456789abcdef"),
             ("OPENAI_API_BASE", "MODEL_URL/v1"),
+            ("AIDER_MODEL", "openai/scripted"),
         ],
         files: &[],
         options: &[],
@@ -514,7 +552,34 @@ fn aider_runs_by_its_preset() {
         "one prompt",
         setup.last_agent()["runtime"].as_str().unwrap(),
     );
+    setup.check_documented();
     finish(&setup, row);
+}
+
+#[test]
+fn table_of_agents_is_current() {
+    const COLUMNS: &[&str] = &[
+        "version", "one prompt", "prompts", "tool", "tokens", "cost", "session", "failure", "permission", "abort", "resume",
+    ];
+    let mut table = format!("| agent | {} |\n|{}\n", COLUMNS.join(" | "), "---|".repeat(COLUMNS.len() + 1));
+    for agent in ["pi", "claude", "codex", "gemini", "qwen", "opencode", "copilot", "cline", "aider"] {
+        let snapshot = read(&format!("tests/tests/snapshots/presets__{agent}.snap"));
+        let cell = |column: &&str| {
+            let line = snapshot.lines().find_map(|line| line.strip_prefix(&format!("{column}: ")));
+            line.unwrap_or("-").to_owned()
+        };
+        let cells: Vec<String> = COLUMNS.iter().map(cell).collect();
+        table.push_str(&format!("| {agent} | {} |\n", cells.join(" | ")));
+    }
+    let page = read("docs/agents.md");
+    let (head, rest) = page.split_once("<!-- table of agents -->\n").unwrap();
+    let (shown, tail) = rest.split_once("<!-- end of the table -->").unwrap();
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        let page = format!("{head}<!-- table of agents -->\n{table}<!-- end of the table -->{tail}");
+        fs::write(repository().join("docs/agents.md"), page).unwrap();
+    } else {
+        assert_eq!(shown, table, "run this test with UPDATE_DOCS=1");
+    }
 }
 
 #[test]
