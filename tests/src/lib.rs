@@ -509,6 +509,27 @@ impl Daemon {
         }
     }
 
+    /// Ends the daemon and all shims with SIGKILL, as a loss of power does, and changes the records of the agents to those of
+    /// an earlier boot.
+    pub fn lose_power(&mut self) {
+        self.kill();
+        for agent in fs::read_dir(self.state().join("agents")).unwrap() {
+            let agent = agent.unwrap().path();
+            let (spec, has_ended) = (agent.join("spec.json"), agent.join("exit.json").exists());
+            let Some(shim) = shim_pid(&agent).filter(|_| !has_ended) else {
+                continue;
+            };
+            kill_9(shim);
+            wait_until("the shim has ended", || {
+                !Path::new(&format!("/proc/{shim}")).exists()
+            });
+            let mut record: Value = serde_json::from_slice(&fs::read(&spec).unwrap()).unwrap();
+            assert!(record["boot"].is_string(), "{record}");
+            record["boot"] = json!("earlier");
+            fs::write(&spec, record.to_string()).unwrap();
+        }
+    }
+
     /// Sends SIGTERM to the daemon, waits for its end, and returns whether it exited successfully.
     pub fn terminate(&mut self) -> bool {
         let mut child = self.child.take().unwrap();

@@ -259,7 +259,7 @@ fn shell_tool(tools: &[Value]) -> Option<&Value> {
             .iter()
             .find(|tool| text(&tool["name"]).eq_ignore_ascii_case(name))
     };
-    SHELL_TOOLS.iter().find_map(|name| named(name))
+    SHELL_TOOLS.iter().find_map(named)
 }
 
 /// Returns arguments with the command that fit the schema of a tool.

@@ -169,8 +169,17 @@ impl Setup {
         let mark = format!("<!-- tested: {} -->\n```sh\n", self.case.name);
         let (_, block) = page.split_once(&mark).unwrap();
         let script = block.split("```").next().unwrap();
-        let options: Vec<String> = self.case.options.iter().map(|option| self.fill(option)).collect();
-        let preset = format!("--jail-path / {} --agent {}", options.join(" "), self.case.name);
+        let options: Vec<String> = self
+            .case
+            .options
+            .iter()
+            .map(|option| self.fill(option))
+            .collect();
+        let preset = format!(
+            "--jail-path / {} --agent {}",
+            options.join(" "),
+            self.case.name
+        );
         let script = script.replace(&format!("--agent {}", self.case.name), &preset);
         let colibri = program("colibri");
         let tools = bin_of(&tools_of(self.case.name));
@@ -178,7 +187,14 @@ impl Setup {
         command
             .args(["-euxc", &script])
             .current_dir(&self.project)
-            .env("PATH", format!("{}:{}:/usr/bin:/bin", colibri.parent().unwrap().display(), tools.display()));
+            .env(
+                "PATH",
+                format!(
+                    "{}:{}:/usr/bin:/bin",
+                    colibri.parent().unwrap().display(),
+                    tools.display()
+                ),
+            );
         for (name, value) in self.case.variables {
             command.env(name, self.fill(value));
         }
@@ -304,6 +320,37 @@ impl Setup {
     }
 }
 
+/// Loses power while the agent works: it comes back with its session, and goes on.
+fn check_reboot(setup: &mut Setup, row: &mut Row) {
+    let id = setup.spawn(&[
+        "--restart",
+        "on-reboot",
+        "go [cmd=echo begun > begun.txt; sleep 1000]",
+    ]);
+    let begun = setup.project.join("begun.txt");
+    eventually("the tool runs", || begun.exists().then_some(()));
+    setup.daemon.lose_power();
+    let mut command = setup.daemon.command("colibri-daemon");
+    for (name, value) in setup.case.variables {
+        command.env(name, setup.fill(value));
+    }
+    setup.daemon.launch_command(command);
+    let agent = eventually("the agent comes back and ends", || {
+        let old = setup.daemon.agent(&id);
+        assert_ne!(old["state"], "blocked", "{old}");
+        let mut agents = setup.daemon.agents().into_iter();
+        agents.find(|agent| agent["resumes"] == *id && agent["exit"].is_object())
+    });
+    let output = text(&setup.daemon.stdout(agent["id"].as_str().unwrap()));
+    assert_eq!(agent["state"], "done", "{agent}\n{output}");
+    assert!(output.contains(ANSWER), "{output}");
+    let old = setup.daemon.agent(&id);
+    if old["view"]["session"].is_string() {
+        assert_eq!(old["view"]["session"], agent["view"]["session"], "{output}");
+    }
+    row.add("comes back after a reboot", "yes");
+}
+
 fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
@@ -321,7 +368,7 @@ fn finish(setup: &Setup, row: Row) {
 
 #[test]
 fn claude_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let mut setup = Setup::new(Case {
         name: "claude",
         variables: &[
             ("ANTHROPIC_API_KEY", "sk-ant-0123456789abcdef0123"),
@@ -338,12 +385,13 @@ fn claude_runs_by_its_preset() {
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
     setup.check_documented();
+    check_reboot(&mut setup, &mut row);
     finish(&setup, row);
 }
 
 #[test]
 fn codex_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let mut setup = Setup::new(Case {
         name: "codex",
         variables: &[
             ("OPENAI_API_KEY", "sk-0123456789abcdef0123"),
@@ -367,12 +415,13 @@ fn codex_runs_by_its_preset() {
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
     setup.check_documented();
+    check_reboot(&mut setup, &mut row);
     finish(&setup, row);
 }
 
 #[test]
 fn gemini_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let mut setup = Setup::new(Case {
         name: "gemini",
         variables: &[
             ("GEMINI_API_KEY", "AIza0123456789abcdef0123"),
@@ -389,6 +438,7 @@ fn gemini_runs_by_its_preset() {
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
     setup.check_documented();
+    check_reboot(&mut setup, &mut row);
     finish(&setup, row);
 }
 
@@ -441,7 +491,7 @@ fn copilot_runs_by_its_preset() {
 
 #[test]
 fn opencode_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let mut setup = Setup::new(Case {
         name: "opencode",
         variables: &[],
         files: &[
@@ -463,12 +513,13 @@ fn opencode_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_documented();
+    check_reboot(&mut setup, &mut row);
     finish(&setup, row);
 }
 
 #[test]
 fn pi_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let mut setup = Setup::new(Case {
         name: "pi",
         variables: &[],
         files: &[
@@ -494,6 +545,7 @@ fn pi_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_documented();
+    check_reboot(&mut setup, &mut row);
     finish(&setup, row);
 }
 
@@ -559,13 +611,31 @@ fn aider_runs_by_its_preset() {
 #[test]
 fn table_of_agents_is_current() {
     const COLUMNS: &[&str] = &[
-        "version", "one prompt", "prompts", "tool", "tokens", "cost", "session", "failure", "permission", "abort", "resume",
+        "version",
+        "one prompt",
+        "prompts",
+        "tool",
+        "tokens",
+        "cost",
+        "session",
+        "failure",
+        "permission",
+        "abort",
+        "resume",
     ];
-    let mut table = format!("| agent | {} |\n|{}\n", COLUMNS.join(" | "), "---|".repeat(COLUMNS.len() + 1));
-    for agent in ["pi", "claude", "codex", "gemini", "qwen", "opencode", "copilot", "cline", "aider"] {
+    let mut table = format!(
+        "| agent | {} |\n|{}\n",
+        COLUMNS.join(" | "),
+        "---|".repeat(COLUMNS.len() + 1)
+    );
+    for agent in [
+        "pi", "claude", "codex", "gemini", "qwen", "opencode", "copilot", "cline", "aider",
+    ] {
         let snapshot = read(&format!("tests/tests/snapshots/presets__{agent}.snap"));
         let cell = |column: &&str| {
-            let line = snapshot.lines().find_map(|line| line.strip_prefix(&format!("{column}: ")));
+            let line = snapshot
+                .lines()
+                .find_map(|line| line.strip_prefix(&format!("{column}: ")));
             line.unwrap_or("-").to_owned()
         };
         let cells: Vec<String> = COLUMNS.iter().map(cell).collect();
@@ -575,7 +645,8 @@ fn table_of_agents_is_current() {
     let (head, rest) = page.split_once("<!-- table of agents -->\n").unwrap();
     let (shown, tail) = rest.split_once("<!-- end of the table -->").unwrap();
     if std::env::var_os("UPDATE_DOCS").is_some() {
-        let page = format!("{head}<!-- table of agents -->\n{table}<!-- end of the table -->{tail}");
+        let page =
+            format!("{head}<!-- table of agents -->\n{table}<!-- end of the table -->{tail}");
         fs::write(repository().join("docs/agents.md"), page).unwrap();
     } else {
         assert_eq!(shown, table, "run this test with UPDATE_DOCS=1");

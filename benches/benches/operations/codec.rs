@@ -195,6 +195,8 @@ fn agent(number: u32) -> Agent {
         terminal: None,
         guessed: false,
         preset: None,
+        added_args: Vec::new(),
+        resumes: None,
         restart: None,
         run: 1,
         started_at: "2026-01-01T00:00:00.123Z".to_owned(),

@@ -225,7 +225,7 @@ impl Session {
         }
     }
 
-    /// Returns whether the agent's input is to be ended.
+    /// Returns whether the agent's input has to be ended.
     fn is_finished(&self) -> bool {
         let is_idle = !self.queue.is_working();
         is_idle && (self.is_single || self.is_closing) || self.input.backlog() > BACKLOG_LIMIT

@@ -39,6 +39,7 @@ pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
     let mut request = plan.request;
     let args = request.args.get_or_insert_default();
     args.extend(spawn.command.iter().cloned());
+    request.added_args.clone_from(&spawn.command);
     if cfg!(not(target_os = "linux"))
         && let Some(jail) = &mut request.jail
     {

@@ -4,6 +4,7 @@ mod separator;
 mod spawn;
 mod values;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use colibri_template::{AgentUserName, ArchivePath, DatasetName, Digest};
 use self::spawn::variable;
 pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
 use self::values::{age, agent, duration, one_of, parsed, since};
+use crate::connect::lookup;
+use crate::error::CliError;
 use crate::output;
 use crate::terminal::DetachKeys;
 
@@ -143,13 +146,15 @@ pub(crate) enum CliCommand {
     /// Restart agents now, regardless of their restart policy, and print the id of each
     ///
     /// A running agent keeps its id: its current run is ended, and the next run starts immediately. An ended agent is
-    /// spawned again with the same options and gets a new id.
+    /// spawned again with the same options and gets a new id. The values of its variables are not stored: give them again.
     Restart {
         #[command(flatten)]
         agents: AgentArgs,
         /// Time between TERM and KILL for a running agent
         #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = duration)]
         grace: Duration,
+        #[command(flatten)]
+        variables: VariableArgs,
     },
     /// Delete ended agents and their output
     Rm {
@@ -311,15 +316,44 @@ pub(crate) struct ResumeArgs {
     /// Preset of the agent [default: the one that it was started by]
     #[arg(long = "agent", value_name = "NAME")]
     pub(crate) preset: Option<String>,
-    /// Set an environment variable (repeatable)
-    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
-    pub(crate) env: Vec<(String, String)>,
-    /// Set a variable to its value in this environment (repeatable)
-    #[arg(long = "secret", value_name = "NAME")]
-    pub(crate) secrets: Vec<String>,
-    /// Further arguments of the agent
+    #[command(flatten)]
+    pub(crate) variables: VariableArgs,
+    /// Further arguments of the agent [default: those of the ended agent]
     #[arg(last = true, value_name = "ARG")]
     pub(crate) args: Vec<String>,
+}
+
+/// Variables of an agent that is started again.
+#[derive(Debug, Args)]
+pub(crate) struct VariableArgs {
+    /// Set an environment variable (repeatable)
+    #[arg(long = "env", value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+    /// Set a variable to its value in this environment (repeatable)
+    #[arg(long = "secret", value_name = "NAME")]
+    secrets: Vec<String>,
+}
+
+impl VariableArgs {
+    /// Reports that no variable is given.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.env.is_empty() && self.secrets.is_empty()
+    }
+
+    /// Returns the variables with their values.
+    pub(crate) fn resolve(&self) -> Result<BTreeMap<String, String>, CliError> {
+        let mut variables = BTreeMap::new();
+        for name in &self.secrets {
+            let value = lookup(name).ok_or_else(|| {
+                CliError::Message(format!(
+                    "cannot pass secret {name}: it is not set in the environment; set it"
+                ))
+            })?;
+            variables.insert(name.clone(), value);
+        }
+        variables.extend(self.env.iter().cloned());
+        Ok(variables)
+    }
 }
 
 #[derive(Debug, Args)]

@@ -7,11 +7,13 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use colibri_client::glasspane::{AgentCommand, PromptDelivery};
 use colibri_client::{
-    Agent, Client, ClientError, ErrorKind, KillOutcome, KillParams, RestartAgentParams,
+    Agent, Client, ClientError, Env, ErrorKind, KillOutcome, KillParams, RestartAgentParams,
 };
 use jiff::Timestamp;
 
-use crate::args::{Background, CliArguments, Global, KillArgs, PsArgs, SendArgs, milliseconds};
+use crate::args::{
+    Background, CliArguments, Global, KillArgs, PsArgs, SendArgs, VariableArgs, milliseconds,
+};
 use crate::connect::{connect, connect_existing, endpoint};
 use crate::error::CliError;
 use crate::{exit, output, tables};
@@ -198,12 +200,16 @@ pub(crate) async fn restart(
     global: &Global,
     ids: &[String],
     grace: Duration,
+    variables: &VariableArgs,
 ) -> Result<u8, CliError> {
+    let env = Env(variables.resolve()?);
     for_each_agent(global, ids, async |client, agent| {
-        let (id, grace_ms) = (agent.id, Some(milliseconds(grace)));
-        let restarted = client
-            .restart_agent(RestartAgentParams { id, grace_ms })
-            .await?;
+        let params = RestartAgentParams {
+            id: agent.id,
+            grace_ms: Some(milliseconds(grace)),
+            env: env.clone(),
+        };
+        let restarted = client.restart_agent(params).await?;
         output::print(format!("{}\n", restarted.id))
     })
     .await

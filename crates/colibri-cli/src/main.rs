@@ -85,9 +85,11 @@ async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
         CliCommand::Wait { agents } => commands::wait(&global, &agents.ids).await,
         CliCommand::Kill(kill) => commands::kill(&global, kill).await,
         CliCommand::Resume(options) => resume::resume(&global, options).await,
-        CliCommand::Restart { agents, grace } => {
-            commands::restart(&global, &agents.ids, grace).await
-        }
+        CliCommand::Restart {
+            agents,
+            grace,
+            variables,
+        } => commands::restart(&global, &agents.ids, grace, &variables).await,
         CliCommand::Rm { agents, force } => commands::rm(&global, &agents.ids, force).await,
         CliCommand::Prune {
             older_than,

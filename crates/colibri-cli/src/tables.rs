@@ -284,6 +284,8 @@ mod tests {
             terminal: None,
             guessed: false,
             preset: None,
+            added_args: Vec::new(),
+            resumes: None,
             restart: None,
             run: 1,
             started_at: "2026-01-01T00:00:00Z".into(),

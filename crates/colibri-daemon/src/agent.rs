@@ -105,6 +105,8 @@ impl RegisteredAgent {
             warnings: self.spec.warnings.clone(),
             runtime,
             preset: config.preset.clone(),
+            added_args: config.added_args.clone(),
+            resumes: config.resumes.clone(),
             guessed: latest.view.guessed
                 && matches!(latest.view.state, AgentState::Idle | AgentState::Working),
             terminal: config.terminal.map(|first| {
@@ -162,6 +164,16 @@ pub(crate) struct AgentSnapshot {
     /// Reports of the agent's proxy since this daemon follows it.
     pub(crate) network: NetworkLog,
     pub(crate) exit: Option<ExitRecord>,
+    /// The agent has ended and waits to be resumed.
+    pub(crate) waiting: Option<Waiting>,
+}
+
+/// Why an ended agent waits to be resumed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Waiting {
+    pub(crate) message: String,
+    /// Its state at its end.
+    pub(crate) state: AgentState,
 }
 
 impl AgentSnapshot {
@@ -193,6 +205,7 @@ impl AgentSnapshot {
             network: NetworkLog::default(),
             status,
             exit,
+            waiting: None,
         }
     }
 
@@ -204,7 +217,8 @@ impl AgentSnapshot {
             let error = self.view.last_error.as_ref().filter(|_| has_failed)?;
             Some(format!("the agent reported a failure: {error}"))
         };
-        exit.error.clone().or_else(reported)
+        let waiting = self.waiting.as_ref().map(|waiting| waiting.message.clone());
+        waiting.or_else(|| exit.error.clone()).or_else(reported)
     }
 
     /// Returns why the agent is stalled, or else its last error.

@@ -37,9 +37,11 @@ pub enum Session<'a> {
     Last,
 }
 
+type Lookup<'a> = Box<dyn Fn(&str) -> Option<String> + 'a>;
+
 /// The environment and the home of the user.
 pub struct Host<'a> {
-    lookup: Box<dyn Fn(&str) -> Option<String> + 'a>,
+    lookup: Lookup<'a>,
     home: Option<PathBuf>,
 }
 
@@ -101,6 +103,14 @@ pub enum PlanError {
         mode: &'static str,
         /// What to do.
         hint: &'static str,
+    },
+    /// An ended agent cannot be continued.
+    #[error(
+        "agent {agent} has reported no session, so none can be continued; start a new agent with colibri spawn --agent {agent}"
+    )]
+    NoSession {
+        /// Name of the preset.
+        agent: String,
     },
     /// Neither a key nor a login file exists.
     #[error("agent {agent} has no login: {missing}; {hint}")]
@@ -212,6 +222,51 @@ impl Preset {
         let path: Vec<_> = path.chain([SYSTEM_PATH.into()]).collect();
         plan.request.env.0.insert("PATH".to_owned(), path.join(":"));
         plan.request.jail = Some(jail);
+        Ok(plan)
+    }
+
+    /// Returns the request that continues an ended agent in its jail: `session` is the session that it reported, `jail` its
+    /// jail, and `added` the arguments that its user added.
+    ///
+    /// # Errors
+    /// The agent reported no session and cannot continue its last one; also as [`Preset::plan`].
+    pub fn resume(
+        &self,
+        name: &str,
+        mode: &Mode<'_>,
+        session: Option<&str>,
+        jail: Option<&JailConfig>,
+        added: &[String],
+        host: &Host<'_>,
+    ) -> Result<AgentPlan, PlanError> {
+        let session = match session {
+            Some(id) => Session::Id(id),
+            None if !self.resume_last.is_empty() => Session::Last,
+            None => {
+                return Err(PlanError::NoSession {
+                    agent: name.to_owned(),
+                });
+            }
+        };
+        let mut plan = self.plan(name, mode, session, host)?;
+        // The program may need other mounts than at the first start; the rest of the jail stays as it was.
+        let planned = plan.request.jail.take().unwrap_or_default();
+        plan.request.jail = jail.cloned().map(|mut jail| {
+            for mount in planned.mounts {
+                let target = mount.target_or_source();
+                if !jail
+                    .mounts
+                    .iter()
+                    .any(|other| other.target_or_source() == target)
+                {
+                    jail.mounts.push(mount);
+                }
+            }
+            jail
+        });
+        let args = plan.request.args.get_or_insert_default();
+        args.extend(added.iter().cloned());
+        plan.request.added_args = added.to_vec();
         Ok(plan)
     }
 

@@ -62,6 +62,12 @@ pub struct Agent {
     /// Preset of the agent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
+    /// Arguments that the user added to those of the preset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added_args: Vec<String>,
+    /// The ended agent that this one continues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<String>,
     /// Size of the agent's terminal; absent if it has none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub terminal: Option<TerminalSize>,

@@ -1,6 +1,6 @@
 //! Parameters and results of the methods, as docs/protocol.md describes them.
 
-use colibri_types::{Finding, KillOutcome, TerminalSize};
+use colibri_types::{Env, Finding, KillOutcome, TerminalSize};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use strum::{Display, EnumString};
@@ -101,6 +101,13 @@ pub struct RestartAgentParams {
     /// Time between TERM and KILL for a running agent, in milliseconds; default 5000.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grace_ms: Option<u64>,
+    /// The environment variables of an ended agent, whose values are not kept.
+    #[serde(default, skip_serializing_if = "no_variables")]
+    pub env: Env,
+}
+
+fn no_variables(env: &Env) -> bool {
+    env.is_empty()
 }
 
 /// The result of `restart-agent`.

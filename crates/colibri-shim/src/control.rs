@@ -283,6 +283,7 @@ mod tests {
                     stderr_bytes: 3,
                     run: 1,
                     network: None,
+                    terminated: false,
                 })))
                 .unwrap(),
                 r#"{"event":"exit","exit":{"code":7},"exited_at_ns":1,"stdout_bytes":2,"stderr_bytes":3,"run":1}"#,

@@ -61,6 +61,9 @@ pub struct ExitRecord {
     /// What the agent's proxy refused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NetworkSummary>,
+    /// Its shim received SIGTERM, as at a shutdown of the machine.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub terminated: bool,
 }
 
 impl ExitRecord {
@@ -202,6 +205,7 @@ mod tests {
                 stderr_bytes: 3,
                 run: 1,
                 network: None,
+                terminated: false,
             };
             replace(&path, &record, Durability::Machine).unwrap();
             assert_eq!(read(&path).unwrap(), Some(record));

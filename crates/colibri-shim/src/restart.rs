@@ -60,7 +60,7 @@ impl RestartBackoff {
         jitter: f64,
     ) -> RestartDecision {
         let restarts = match self.policy.when() {
-            RestartWhen::Never => false,
+            RestartWhen::Never | RestartWhen::OnReboot => false,
             RestartWhen::OnFailure => exit != Some(ExitStatus::Code(0)),
             RestartWhen::Always => true,
         };

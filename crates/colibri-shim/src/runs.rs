@@ -53,6 +53,8 @@ pub(crate) struct Runs {
     first_started: Instant,
     /// When the wall-clock limit is reached; absent after that.
     pub(crate) limit_at: Option<Instant>,
+    /// The shim received SIGTERM.
+    pub(crate) is_terminated: bool,
     /// How the previous run ended and when the current one starts; absent when it has started.
     pub(crate) restart_message: Option<String>,
     pub(crate) current: CurrentRun,
@@ -107,6 +109,7 @@ impl Runs {
             held: None,
             shim_start,
             first_started: now,
+            is_terminated: false,
             restart_message: None,
             current: CurrentRun::new(0, Offsets::default()),
         }
@@ -303,6 +306,7 @@ impl Runs {
             stderr_bytes: to.stderr,
             run: self.current.number,
             network,
+            terminated: self.is_terminated,
         }
     }
 

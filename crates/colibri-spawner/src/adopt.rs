@@ -205,6 +205,7 @@ impl Spawner {
                 stderr_bytes: length(&directory.join(layout::STDERR)),
                 run: shim.map_or(1, |shim| shim.run),
                 network: refused(&directory.join(layout::NETWORK)),
+                terminated: false,
             };
             if removed {
                 return Ok(exit);

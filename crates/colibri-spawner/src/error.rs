@@ -108,7 +108,7 @@ pub enum SpawnError {
     Ended(String),
     /// The values of the agent's environment are not kept, so it cannot be spawned again.
     #[error(
-        "agent {id} cannot be spawned again: the values of its environment variables ({}) are not kept; spawn a new agent with them",
+        "agent {id} cannot be spawned again: the values of its environment variables ({}) are not kept; give them with --secret NAME or --env NAME=VALUE",
         .variables.join(", ")
     )]
     EnvironmentNotKept {

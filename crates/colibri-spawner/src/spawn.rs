@@ -10,6 +10,8 @@ use colibri_shim::launch::{Launch, LaunchReport, RunCommand};
 use colibri_shim::layout;
 use colibri_shim::record::{self, Durability, now_ns};
 
+use colibri_sys::boot;
+
 use crate::blocking::{blocking, on_user_paths};
 use crate::home;
 use crate::shim_client::StartedShim;
@@ -126,6 +128,7 @@ impl Spawner {
             privilege: prepared.privilege.clone(),
             warnings: [&limits.unenforced[..], &prepared.warnings].concat(),
             created_at_ns: now_ns(),
+            boot: boot::identity(),
         };
         let failure = match self
             .launch(config, prepared, limits, &spec, &mut shim)

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod atomic_file;
+pub mod boot;
 pub mod daemon;
 pub mod descriptors;
 #[cfg(target_os = "linux")]

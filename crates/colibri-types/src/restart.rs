@@ -21,11 +21,19 @@ pub enum RestartWhen {
     Never,
     /// Every end but exit code 0.
     OnFailure,
-    /// Every end, until the agent is killed.
+    /// Every end, until the agent is killed. After a restart of the machine it is resumed.
     Always,
+    /// None; after a restart of the machine, an agent that ran is resumed.
+    OnReboot,
 }
 
 impl RestartWhen {
+    /// Reports whether an agent that ran is resumed after a restart of the machine.
+    #[must_use]
+    pub fn resumes_after_reboot(self) -> bool {
+        matches!(self, Self::Always | Self::OnReboot)
+    }
+
     /// Names of all values, as in requests and settings.
     pub const NAMES: &'static [&'static str] = Self::VARIANTS;
 }

@@ -71,6 +71,12 @@ pub struct SpawnRequest {
     /// Name of the preset that the client used; only recorded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
+    /// Arguments that the user added to those of the preset: the last ones of `args`. Only recorded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added_args: Vec<String>,
+    /// The ended agent that this one continues. It no longer waits to be resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<String>,
     /// Options of colibri-adapter, for an agent that it drives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter: Option<AdapterOptions>,
@@ -155,6 +161,8 @@ impl SpawnRequest {
             },
             runtime: self.runtime.or(weaker.runtime),
             preset: self.preset.or(weaker.preset),
+            added_args: self.added_args,
+            resumes: self.resumes,
             adapter: self.adapter.or(weaker.adapter),
             name: self.name.or(weaker.name),
             no_input: self.no_input.or(weaker.no_input),
@@ -183,6 +191,9 @@ impl SpawnRequest {
                 .runtime
                 .or(self.terminal.map(|_| AgentRuntime::Generic)),
             preset: self.preset,
+            profile: self.profile,
+            added_args: self.added_args,
+            resumes: self.resumes,
             adapter: self.adapter.unwrap_or_default(),
             name: self.name,
             no_input: self.no_input.unwrap_or_default(),
@@ -220,6 +231,15 @@ pub struct AgentSpawnConfig {
     /// Name of the preset that the client used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
+    /// Name of the profile that the request named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub profile: Option<String>,
+    /// Arguments that the user added to those of the preset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub added_args: Vec<String>,
+    /// The ended agent that this one continues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resumes: Option<String>,
     /// Options of colibri-adapter.
     #[serde(default, skip_serializing_if = "AdapterOptions::is_default")]
     pub adapter: AdapterOptions,
@@ -316,6 +336,9 @@ pub struct AgentSpec {
     pub warnings: Vec<String>,
     /// When the spawn was accepted, in nanoseconds since 1970.
     pub created_at_ns: u64,
+    /// The boot in which the agent was started; absent in records of earlier releases.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<String>,
 }
 
 /// A file or directory of the host that the shim opens once, before the first run, and passes to each run.

@@ -316,6 +316,8 @@ impl Spawn {
             jail,
             runtime: self.runtime,
             preset: None,
+            added_args: Vec::new(),
+            resumes: None,
             adapter: None,
             name: self.name.map(|name| name.to_string()),
             no_input: self.no_input.then_some(true),

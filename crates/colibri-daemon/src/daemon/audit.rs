@@ -84,11 +84,14 @@ fn redact(call: &Call) -> Option<Call> {
             let values = params.env.0.values_mut();
             values.for_each(|value| "<redacted>".clone_into(value));
         }
+        Call::RestartAgent(params) => {
+            let values = params.env.0.values_mut();
+            values.for_each(|value| "<redacted>".clone_into(value));
+        }
         Call::SendInput(params) => {
             params.data.data = format!("<{} bytes>", params.data.data.len());
         }
         Call::KillAgent(_)
-        | Call::RestartAgent(_)
         | Call::RemoveAgent(_)
         | Call::CloseInput(_)
         | Call::ReloadConfig(_)

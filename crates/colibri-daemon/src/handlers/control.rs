@@ -53,6 +53,7 @@ async fn kill_agent(
     };
     let found = find_agent(registry, &params.id)?;
     let Some(agent) = found.running() else {
+        registry.mark_resumed(&params.id).await;
         return Ok(KillOutcome::AlreadyExited);
     };
     found.latest.send_modify(|latest| {

@@ -52,6 +52,9 @@ pub(super) async fn restart(
     let registry = &daemon.registry;
     let found = find_agent(registry, &params.id)?;
     if let Some(agent) = found.running() {
+        if !params.env.is_empty() {
+            return Err(SpawnError::Running(params.id).into());
+        }
         registry
             .spawner()
             .restart(agent, grace(params.grace_ms))
@@ -59,12 +62,16 @@ pub(super) async fn restart(
         return Ok(RestartResult { id: params.id });
     }
     daemon.check_running()?;
-    let config = found.spec.config.clone();
-    if !config.env.is_empty() {
-        let variables = config.env.0.into_keys().collect();
+    let mut config = found.spec.config.clone();
+    let given = params.env.0;
+    let missing = |name: &String| !given.contains_key(name);
+    let variables: Vec<String> = config.env.0.into_keys().filter(missing).collect();
+    if !variables.is_empty() {
         let id = params.id;
         return Err(SpawnError::EnvironmentNotKept { id, variables }.into());
     }
+    config.env.0 = given;
+    config.resumes = Some(params.id);
     let agent = registry.spawn(&config).await?;
     Ok(RestartResult {
         id: agent.spec.id.to_string(),

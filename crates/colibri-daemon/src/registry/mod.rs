@@ -1,5 +1,6 @@
 //! All agents by id, and how agents are added to and removed from the registry.
 
+mod interrupted;
 mod removal;
 mod reservation;
 pub(crate) mod retention;
@@ -42,6 +43,8 @@ struct Agents {
     /// The running agents, and for a moment those that have just ended. A lookup of running agents does not walk all the
     /// ended agents in the state directory.
     running: BTreeMap<AgentId, Arc<RegisteredAgent>>,
+    /// Ended agents that wait to be resumed.
+    waiting: BTreeMap<AgentId, Arc<RegisteredAgent>>,
     /// Number of agents that were ever added.
     count: u64,
     /// Specifications of spawns in progress, as far as known.
@@ -140,7 +143,11 @@ impl Registry {
             error: spawned.as_ref().err().map(spawn_error_kind),
         });
         self.refill_shim_pool();
-        Ok(self.add(spawned?, false))
+        let agent = self.add(spawned?, false);
+        if let Some(old) = &config.resumes {
+            self.mark_resumed(old).await;
+        }
+        Ok(agent)
     }
 
     /// Starts the shim for the next spawn, after [`POOL_REFILL_DELAY`].
@@ -256,7 +263,8 @@ impl Registry {
         self.agents.read().by_id.get(id).cloned()
     }
 
-    /// Returns up to `limit` agents after `after`, by id; with `running_only` without those that have ended.
+    /// Returns up to `limit` agents after `after`, by id; with `running_only` without those that have ended, except for those
+    /// that wait to be resumed.
     pub(crate) fn list(
         &self,
         after: Option<&AgentId>,
@@ -264,22 +272,29 @@ impl Registry {
         limit: usize,
     ) -> Vec<Arc<RegisteredAgent>> {
         let agents = self.agents.read();
-        let listed = match running_only {
-            true => &agents.running,
-            false => &agents.by_id,
-        };
+        let range = (after.map_or(Unbounded, Excluded), Unbounded);
+        let cloned = |(_, agent): (_, &Arc<RegisteredAgent>)| agent.clone();
+        if !running_only {
+            let all = agents.by_id.range::<AgentId, _>(range);
+            return all.take(limit).map(cloned).collect();
+        }
+        let running = agents.running.range::<AgentId, _>(range);
+        let running = running.filter(|(_, agent)| !agent.has_ended());
+        let waiting = agents.waiting.range::<AgentId, _>(range);
+        let mut listed: Vec<_> = running.chain(waiting).map(cloned).collect();
+        listed.sort_by(|one, other| one.spec.id.cmp(&other.spec.id));
+        listed.truncate(limit);
         listed
-            .range::<AgentId, _>((after.map_or(Unbounded, Excluded), Unbounded))
-            .map(|(_, agent)| agent)
-            .filter(|agent| !running_only || !agent.has_ended())
-            .take(limit)
-            .cloned()
-            .collect()
     }
 
     /// Returns all running agents.
     pub(crate) fn list_running(&self) -> Vec<Arc<RegisteredAgent>> {
-        self.list(None, true, usize::MAX)
+        let agents = self.agents.read();
+        let running = agents.running.values();
+        running
+            .filter(|agent| !agent.has_ended())
+            .cloned()
+            .collect()
     }
 
     /// Returns the values that are read when metrics are collected.
@@ -297,10 +312,12 @@ impl Registry {
         }
     }
 
-    /// Returns all ended agents.
+    /// Returns all ended agents, except for those that wait to be resumed.
     pub(crate) fn ended(&self) -> Vec<EndedAgent> {
         let agents = self.agents.read();
-        let ended = agents.by_id.values().filter_map(|agent| {
+        let is_done = |(id, _): &(&AgentId, _)| !agents.waiting.contains_key(*id);
+        let done = agents.by_id.iter().filter(is_done);
+        let ended = done.filter_map(|(_, agent)| {
             let ended_at_ns = agent.latest.borrow().exit.as_ref()?.exited_at_ns;
             let id = agent.spec.id.clone();
             Some(EndedAgent { ended_at_ns, id })

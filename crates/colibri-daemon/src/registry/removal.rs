@@ -37,6 +37,7 @@ impl Registry {
     pub(crate) fn forget(&self, id: &AgentId) {
         let mut agents = self.agents.write();
         agents.running.remove(id);
+        agents.waiting.remove(id);
         if agents.by_id.remove(id).is_some() {
             let _ = self.changes.send(RegistryChange::Removed(id.clone()));
         }

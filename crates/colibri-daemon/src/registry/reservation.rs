@@ -44,6 +44,7 @@ impl Registry {
             privilege: spawner.preparer.backend.name().to_owned(),
             warnings: Vec::new(),
             created_at_ns: 0,
+            boot: None,
         });
         let mut agents = self.agents.write();
         let holder = |field: fn(&AgentSpawnConfig) -> &Option<String>| {

@@ -132,6 +132,7 @@ impl Supervisor {
                 self.reap();
             }
             if self.signals.terminate.take() {
+                self.runs.is_terminated = true;
                 self.runs.add_error("its shim received SIGTERM".to_owned());
                 self.kill(Signal::TERM, SHIM_GRACE, None);
             }

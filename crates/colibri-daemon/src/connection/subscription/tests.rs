@@ -47,6 +47,7 @@ async fn exit_event_waits_for_unreadable_output() {
         stderr_bytes: 0,
         run: 1,
         network: None,
+        terminated: false,
     };
     let pane = Glasspane::new(AgentRuntime::Generic, now_ms());
     let snapshot = AgentSnapshot::new(&pane, &ShimStatus::default(), Some(exit));
