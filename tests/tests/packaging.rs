@@ -12,9 +12,10 @@ use tempfile::TempDir;
 
 const ACCEPTANCE: &str = "tests/freebsd/acceptance.sh";
 /// The programs that the FreeBSD package contains.
-const PROGRAMS: [&str; 5] = [
+const PROGRAMS: [&str; 6] = [
     "bin/colibri",
     "bin/colibri-daemon",
+    "libexec/colibri-adapter",
     "libexec/colibri-jail-helper",
     "libexec/colibri-proxy",
     "libexec/colibri-shim",

@@ -3,8 +3,9 @@
 use std::io::{self, ErrorKind};
 use std::path::Path;
 
-use tokio::fs;
-use tokio::io::AsyncReadExt;
+use rustix::fs::OFlags;
+use tokio::fs::{File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Maximum size of a file that is read or written, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -14,13 +15,7 @@ const MAX_FILE_BYTES: u64 = 16 << 20;
 /// # Errors
 /// The file cannot be read, is not a regular file, is too large, or is not UTF-8.
 pub(crate) async fn read(path: &Path, line: Option<u32>, limit: Option<u32>) -> io::Result<String> {
-    let file = fs::File::open(path).await?;
-    if !file.metadata().await?.is_file() {
-        return Err(io::Error::new(
-            ErrorKind::InvalidInput,
-            "it is not a regular file",
-        ));
-    }
+    let file = open(path, OpenOptions::new().read(true)).await?;
     let mut text = String::new();
     file.take(MAX_FILE_BYTES + 1)
         .read_to_string(&mut text)
@@ -40,7 +35,23 @@ pub(crate) async fn read(path: &Path, line: Option<u32>, limit: Option<u32>) -> 
 /// The file cannot be written, or the content is too large.
 pub(crate) async fn write(path: &Path, content: &str) -> io::Result<()> {
     check_size(content.len())?;
-    fs::write(path, content).await
+    let mut file = open(path, OpenOptions::new().write(true).create(true)).await?;
+    file.set_len(0).await?;
+    file.write_all(content.as_bytes()).await?;
+    file.flush().await
+}
+
+/// Opens a regular file. Never waits, unlike a plain open(2) of a FIFO without a peer.
+async fn open(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let nonblocking = i32::try_from(OFlags::NONBLOCK.bits()).unwrap_or_default();
+    let file = options.custom_flags(nonblocking).open(path).await?;
+    match file.metadata().await?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(
+            ErrorKind::InvalidInput,
+            "it is not a regular file",
+        )),
+    }
 }
 
 fn check_size(size: usize) -> io::Result<()> {

@@ -73,7 +73,7 @@ impl Client {
         command: &AgentCommand<'_>,
         timeout: Duration,
     ) -> Result<Acceptance, ClientError> {
-        if let Some(hint) = reads_no_commands(agent.runtime, &agent.program, &agent.args) {
+        if let Some(hint) = reads_no_commands(agent.runtime, &agent.args) {
             return Err(ClientError::ReadsNoCommands {
                 id: agent.id.clone(),
                 hint,

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::event::Event;
 use crate::line_splitter::LineSplitter;
 use crate::question::Question;
-use crate::runtimes::{Dialect, EventReader, recognize_program};
+use crate::runtimes::{Dialect, EventReader};
 use crate::sanitize::sanitize_line;
 
 /// Maximum length of a text in a response, in characters.
@@ -105,19 +105,16 @@ pub fn sends_response(runtime: AgentRuntime, command: &AgentCommand<'_>, is_busy
     Dialect::of(runtime).is_some_and(|dialect| (dialect.responds)(command, is_busy))
 }
 
-/// Returns how to start an agent so that it reads commands. `None` if it reads them with these arguments, or if it is not
-/// the usual program of its runtime.
+/// Returns how to start an agent so that it reads commands. `None` if it reads them with these arguments, or if they are not
+/// those of a program of its runtime, under whatever name.
 #[must_use]
-pub fn reads_no_commands(
-    runtime: AgentRuntime,
-    program: &str,
-    args: &[String],
-) -> Option<&'static str> {
-    if recognize_program(program, args) != Some(runtime) {
-        return None;
-    }
+pub fn reads_no_commands(runtime: AgentRuntime, args: &[String]) -> Option<&'static str> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    (Dialect::of(runtime)?.reads_no_commands)(&args)
+    let dialect = Dialect::of(runtime)?;
+    let is_program = (dialect.is_program)(runtime.into(), &args);
+    is_program
+        .then(|| (dialect.reads_no_commands)(&args))
+        .flatten()
 }
 
 /// Response of an agent to a command.

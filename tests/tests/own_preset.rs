@@ -1,0 +1,120 @@
+//! A preset of the user in colibri.toml.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::fs;
+use std::process::Output;
+
+use colibri_tests::{Daemon, text, write_file};
+
+const SETTINGS: &str = r#"
+[defaults]
+no_jail = true
+
+[agent.mine]
+about = "My agent"
+program = "my-agent"
+install = "ask me"
+once = ["--task", "{prompt}"]
+driven = ["--serve"]
+home_files = ["~/.my-agent/settings"]
+login_hint = "set MY_KEY"
+env = { MODE = "quiet" }
+
+[[agent.mine.key]]
+name = "MY_KEY"
+host = "api.example.com"
+"#;
+
+fn setup() -> Daemon {
+    let daemon = Daemon::start();
+    fs::write(daemon.path(".config/colibri/colibri.toml"), SETTINGS).unwrap();
+    let script = "#!/bin/sh\necho \"$MODE:$*:$MY_KEY:$(cat ~/.my-agent/settings)\"\necho changed > ~/.my-agent/settings\n";
+    for directory in ["bin", ".my-agent", "project"] {
+        fs::create_dir_all(daemon.path(directory)).unwrap();
+    }
+    write_file(&daemon.path("bin/my-agent"), script, 0o755);
+    fs::write(daemon.path(".my-agent/settings"), "mine\n").unwrap();
+    daemon
+}
+
+fn colibri(daemon: &Daemon, words: &[&str], key: Option<&str>) -> Output {
+    let mut command = daemon.command("colibri");
+    command
+        .current_dir(daemon.path("project"))
+        .arg("--no-autostart")
+        .args(words)
+        .env(
+            "PATH",
+            format!("{}:/usr/bin:/bin", daemon.path("bin").display()),
+        );
+    if let Some(key) = key {
+        command.env("MY_KEY", key);
+    }
+    command.output().unwrap()
+}
+
+#[test]
+fn preset_of_the_user_runs_with_a_copy_of_its_settings_and_a_placeholder_of_its_key() {
+    let daemon = setup();
+    let words = ["run", "--jail-path", "/", "--agent", "mine", "do it"];
+    let output = colibri(&daemon, &words, Some("sk-0123456789abcdef"));
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert!(output.status.success(), "{out}{err}");
+    assert!(
+        out.starts_with("quiet:--task do it:colibri-placeholder-"),
+        "{out}{err}"
+    );
+    assert!(out.trim_end().ends_with(":mine"), "{out}");
+    // The agent has changed its copy only.
+    let settings = fs::read_to_string(daemon.path(".my-agent/settings")).unwrap();
+    assert_eq!(settings, "mine\n");
+}
+
+#[test]
+fn missing_login_program_and_preset_are_named() {
+    let daemon = setup();
+    let message = |words: &[&str]| {
+        let output = colibri(&daemon, words, None);
+        assert!(!output.status.success());
+        text(&output.stderr)
+    };
+    let login = message(&["run", "--agent", "mine", "x"]);
+    assert!(
+        login.contains("none of the variables MY_KEY is set; set MY_KEY"),
+        "{login}"
+    );
+    let unknown = message(&["run", "--agent", "other", "x"]);
+    assert!(
+        unknown.contains("no preset \"other\"") && unknown.contains("mine"),
+        "{unknown}"
+    );
+    fs::remove_file(daemon.path("bin/my-agent")).unwrap();
+    let missing = message(&["run", "--agent", "mine", "x"]);
+    assert!(
+        missing.contains("cannot find my-agent") && missing.contains("ask me"),
+        "{missing}"
+    );
+}
+
+#[test]
+fn explain_and_agents_show_what_the_agent_is_given() {
+    let daemon = setup();
+    let show = |words: &[&str]| {
+        let output = colibri(&daemon, words, Some("sk-0123456789abcdef"));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let shown = format!("{}{}", text(&output.stderr), text(&output.stdout));
+        assert!(!shown.contains("sk-0123456789abcdef"), "{shown}");
+        shown.replace(daemon.directory().to_str().unwrap(), "HOME")
+    };
+    insta::assert_snapshot!("agents", show(&["agents", "mine"]));
+    let explained = show(&["explain", "--jail-path", "/", "--agent", "mine", "do it"]);
+    for part in [
+        "HOME/bin/my-agent",
+        ".my-agent/settings",
+        "MY_KEY@api.example.com",
+        "HOME/project",
+    ] {
+        assert!(explained.contains(part), "{part}: {explained}");
+    }
+}
