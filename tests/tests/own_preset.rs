@@ -55,7 +55,7 @@ fn colibri(daemon: &Daemon, words: &[&str], key: Option<&str>) -> Output {
 }
 
 #[test]
-fn preset_of_the_user_runs_with_a_copy_of_its_settings_and_a_placeholder_of_its_key() {
+fn own_preset_gives_copied_settings_and_a_placeholder() {
     let daemon = setup();
     let words = ["run", "--jail-path", "/", "--agent", "mine", "do it"];
     let output = colibri(&daemon, &words, Some("sk-0123456789abcdef"));

@@ -320,7 +320,7 @@ impl Setup {
     }
 }
 
-/// Loses power while the agent works: it comes back with its session, and goes on.
+/// Loses power while the agent works: it comes back and continues its session.
 fn check_reboot(setup: &mut Setup, row: &mut Row) {
     let id = setup.spawn(&[
         "--restart",

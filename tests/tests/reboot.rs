@@ -28,7 +28,7 @@ fn script(path: &std::path::Path) -> String {
 }
 
 #[test]
-fn agent_comes_back_once_with_its_variables_from_the_environment_of_the_daemon() {
+fn agent_comes_back_once_with_variables_of_the_daemon() {
     let mut daemon = Daemon::start();
     let seen = daemon.path("seen");
     let script = script(&seen);

@@ -106,7 +106,7 @@ pub fn sends_response(runtime: AgentRuntime, command: &AgentCommand<'_>, is_busy
 }
 
 /// Returns how to start an agent so that it reads commands. `None` if it reads them with these arguments, or if they are not
-/// those of a program of its runtime, under whatever name.
+/// those of a program of its runtime.
 #[must_use]
 pub fn reads_no_commands(runtime: AgentRuntime, args: &[String]) -> Option<&'static str> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();

@@ -14,7 +14,7 @@ const BUILTIN: &str = include_str!("builtin.toml");
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct Preset {
-    /// Name of the agent for people.
+    /// Name of the agent, as `colibri agents` shows it.
     pub about: String,
     /// Another preset, whose values apply where this one has none.
     pub base: Option<String>,

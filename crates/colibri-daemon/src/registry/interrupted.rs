@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn agents_that_ran_at_the_end_of_an_earlier_boot_were_interrupted() {
+    fn agent_that_ran_until_a_shutdown_was_interrupted() {
         let lost = r#"{"reason":"lost"}"#;
         let table = [
             ("always", Some("1"), lost, true),
