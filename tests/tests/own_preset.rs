@@ -15,8 +15,8 @@ no_jail = true
 about = "My agent"
 program = "my-agent"
 install = "ask me"
-once = ["--task", "{prompt}"]
-driven = ["--serve"]
+prompt_args = ["--task", "{prompt}"]
+stdin_args = ["--serve"]
 home_files = ["~/.my-agent/settings"]
 login_hint = "set MY_KEY"
 env = { MODE = "quiet" }
@@ -61,11 +61,12 @@ fn own_preset_gives_copied_settings_and_a_placeholder() {
     let output = colibri(&daemon, &words, Some("sk-0123456789abcdef"));
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert!(output.status.success(), "{out}{err}");
+    let out = out.trim();
     assert!(
         out.starts_with("quiet:--task do it:colibri-placeholder-"),
         "{out}{err}"
     );
-    assert!(out.trim_end().ends_with(":mine"), "{out}");
+    assert!(out.ends_with(":mine"), "{out}");
     // The agent has changed its copy only.
     let settings = fs::read_to_string(daemon.path(".my-agent/settings")).unwrap();
     assert_eq!(settings, "mine\n");

@@ -318,6 +318,20 @@ impl Setup {
         attached.wait().unwrap();
         row.add("permission", "yes");
     }
+
+    /// Checks that an agent that asked still asks after it is resumed.
+    fn check_resumed_permission(&self) {
+        let id = self.last_agent()["id"].as_str().unwrap().to_owned();
+        let words = ["resume", &id, "x"];
+        let refused = self.command(&words).output().unwrap();
+        let message = text(&refused.stderr);
+        assert!(message.contains("started with --ask"), "{message}");
+        let resumed = self.cli(&words[..2]).trim().to_owned();
+        self.cli(&["prompt", &resumed, "ask [cmd=touch unasked.txt]"]);
+        self.wait_for_state(&resumed, "blocked");
+        assert!(!self.project.join("unasked.txt").exists());
+        self.cli(&["kill", &resumed]);
+    }
 }
 
 /// Loses power while the agent works: it comes back and continues its session.
@@ -384,6 +398,7 @@ fn claude_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    setup.check_resumed_permission();
     setup.check_documented();
     check_reboot(&mut setup, &mut row);
     finish(&setup, row);
@@ -414,6 +429,7 @@ fn codex_runs_by_its_preset() {
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
+    setup.check_resumed_permission();
     setup.check_documented();
     check_reboot(&mut setup, &mut row);
     finish(&setup, row);

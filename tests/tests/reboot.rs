@@ -76,7 +76,7 @@ fn agent_comes_back_once_with_variables_of_the_daemon() {
     // Nothing comes back twice, also if the daemon is started again in the same boot.
     daemon.kill();
     daemon.launch();
-    let output = daemon.cli_ok(&["ps", "--quiet"]);
+    let output = daemon.cli_ok(&["ps", "--running", "--quiet"]);
     assert_eq!(output.lines().count(), 2, "{output}");
     assert_eq!(daemon.agent_count(), 5);
     // No value is in the state directory.
@@ -123,7 +123,7 @@ fn agent_without_its_variables_waits_and_says_so() {
         );
     }
     // Listed with the running ones.
-    let listed = daemon.cli_ok(&["ps", "--quiet"]);
+    let listed = daemon.cli_ok(&["ps", "--running", "--quiet"]);
     assert!(ids.iter().all(|id| listed.contains(id)), "{listed}");
     // As the message says.
     let output = daemon
@@ -153,7 +153,7 @@ fn agent_without_its_variables_waits_and_says_so() {
         assert_eq!(daemon.agent(id)["state"], "error");
     }
     daemon.cli_ok(&["rm", &ids[2]]);
-    let listed = daemon.cli_ok(&["ps", "--quiet"]);
+    let listed = daemon.cli_ok(&["ps", "--running", "--quiet"]);
     assert_eq!(listed.lines().count(), 1, "{listed}");
 }
 

@@ -75,19 +75,25 @@ impl AcpDriver {
     /// Cancels the current turn, and answers the permission requests of the agent, as the protocol requires.
     pub(crate) fn abort(&mut self) {
         let _ = self.commands.send(Command::Abort);
-        for id in self.permissions.drain(..) {
-            let result = json!({"outcome": {"outcome": "cancelled"}});
-            let answer = json!({"jsonrpc": "2.0", "id": id, "result": result});
-            let _ = self.steps.send(Step::Send(answer.to_string()));
+        for id in std::mem::take(&mut self.permissions) {
+            self.cancel(&id);
         }
+    }
+
+    fn cancel(&self, id: &Value) {
+        let result = json!({"outcome": {"outcome": "cancelled"}});
+        let answer = json!({"jsonrpc": "2.0", "id": id, "result": result});
+        let _ = self.steps.send(Step::Send(answer.to_string()));
     }
 
     /// Processes a message of the agent.
     pub(crate) fn message(&mut self, line: String) {
         let message: Value = serde_json::from_str(&line).unwrap_or_default();
         if message["method"] == "session/request_permission" {
-            if self.permissions.len() < MAX_PERMISSIONS {
-                self.permissions.push(message["id"].clone());
+            self.permissions.push(message["id"].clone());
+            if self.permissions.len() > MAX_PERMISSIONS {
+                let oldest = self.permissions.remove(0);
+                self.cancel(&oldest);
             }
         } else if message.is_object() {
             let _ = self.incoming.unbounded_send(Ok(line));
@@ -233,6 +239,7 @@ async fn drive(
             return Ok(());
         }
     };
+    let _ = steps.send(Step::Opened);
     while let Some(command) = commands.recv().await {
         match command {
             Command::Prompt(text) => {

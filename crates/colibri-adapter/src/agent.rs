@@ -25,6 +25,8 @@ pub(crate) const MAX_LINE: usize = 8 << 20;
 const EXIT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Maximum time from SIGTERM to the agent's exit.
 const TERM_TIMEOUT: Duration = Duration::from_secs(5);
+/// Maximum number of lines that wait for the end of a line of the agent.
+const MAX_HELD_LINES: usize = 1000;
 /// Maximum time to write the output of an agent that has ended; its children may keep the pipe open.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -243,7 +245,17 @@ async fn write_output(mut outputs: mpsc::Receiver<Output>) -> std::io::Result<()
             Output::Line(line) if is_line_start => {
                 stdout.write_all(format!("{line}\n").as_bytes()).await?;
             }
-            Output::Line(line) => held.push(format!("{line}\n")),
+            Output::Line(line) => {
+                held.push(format!("{line}\n"));
+                if held.len() == MAX_HELD_LINES {
+                    // The agent does not finish its line, which becomes two.
+                    stdout.write_all(b"\n").await?;
+                    for line in held.drain(..) {
+                        stdout.write_all(line.as_bytes()).await?;
+                    }
+                    is_line_start = true;
+                }
+            }
         }
         stdout.flush().await?;
     }

@@ -1,7 +1,7 @@
 //! Drives `codex app-server`: JSON-RPC without the member `jsonrpc`, one thread, and turns in it. Messages: `codex
 //! app-server generate-json-schema`, version 0.171.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 
 use serde_json::{Value, json};
 
@@ -31,6 +31,8 @@ pub(crate) struct CodexDriver {
     /// A prompt that waits for the thread.
     prompt: Option<String>,
     /// An abort that waits for the id of the turn.
+    /// Texts of requests to steer without an answer, in order.
+    steered: VecDeque<String>,
     is_aborting: bool,
 }
 
@@ -46,6 +48,7 @@ impl CodexDriver {
             thread: None,
             turn: None,
             prompt: None,
+            steered: VecDeque::new(),
             is_aborting: false,
         };
         let client =
@@ -71,6 +74,14 @@ impl CodexDriver {
 
     /// Adds a prompt to the current turn.
     pub(crate) fn steer(&mut self, text: String) {
+        if self.thread.is_none() {
+            // Nothing was sent yet: the first prompt contains both.
+            let prompt = self.prompt.get_or_insert_default();
+            prompt.push('\n');
+            prompt.push_str(&text);
+            return;
+        }
+        self.steered.push_back(text.clone());
         let params = match &self.turn {
             Some(turn) => {
                 json!({"threadId": self.thread, "expectedTurnId": turn, "input": text_input(&text)})
@@ -146,6 +157,7 @@ impl CodexDriver {
             Purpose::OpenThread => {
                 let id = message["result"]["thread"]["id"].as_str();
                 self.thread = id.map(str::to_owned);
+                self.step(Step::Opened);
                 match self.prompt.take() {
                     Some(prompt) if self.thread.is_some() => self.prompt(prompt),
                     _ if self.thread.is_none() => self.step(Step::Lost(
@@ -154,10 +166,18 @@ impl CodexDriver {
                     _ => {}
                 }
             }
+            Purpose::Steer => {
+                // The turn had ended: the text is the next prompt.
+                let text = self.steered.pop_front().filter(|_| error.is_object());
+                if let Some(text) = text {
+                    self.step(Step::Refused(text));
+                }
+            }
             Purpose::StartTurn if error.is_object() => {
+                self.is_aborting = false;
                 self.step(Step::Ended(Some(error_text(error))));
             }
-            Purpose::StartTurn | Purpose::Steer | Purpose::Other => {}
+            Purpose::StartTurn | Purpose::Other => {}
         }
     }
 

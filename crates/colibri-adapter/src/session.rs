@@ -1,12 +1,14 @@
 //! The main loop: commands from standard input, messages of the agent, and the session between them.
 
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+use tokio::time::{Instant, sleep_until};
 
 use crate::acp::AcpDriver;
 use crate::agent::{Agent, AgentInput, AgentOutput, MAX_LINE, exit_code};
@@ -16,15 +18,21 @@ use crate::queue::{Admission, PromptQueue};
 use crate::{AdapterError, Options, Protocol};
 
 /// Number of bytes that the agent may leave unread before standard input is not read any more.
-const MAX_BACKLOG: usize = 1 << 20;
+const PAUSE_INPUT_BYTES: usize = 1 << 20;
 /// Number of unread bytes at which the agent is ended: it sends requests and does not read the answers.
-const BACKLOG_LIMIT: usize = 64 << 20;
+const MAX_UNREAD_BYTES: usize = 64 << 20;
+/// Timeout for the agent to open its session. Agents load for some seconds.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(120);
 
 /// What a driver wants to happen.
 #[derive(Debug)]
 pub(crate) enum Step {
     /// Send this message to the agent.
     Send(String),
+    /// The session is open.
+    Opened,
+    /// This prompt was not added to the current turn, which had ended.
+    Refused(String),
     /// The prompt ended; the error if it failed.
     Ended(Option<String>),
     /// The session cannot be opened or has ended; the message.
@@ -104,6 +112,7 @@ pub(crate) async fn run(options: Options) -> Result<u8, AdapterError> {
         output,
         is_single,
         is_closing: false,
+        open_by: None,
         failure: None,
         steps,
         options,
@@ -125,13 +134,24 @@ pub(crate) async fn run(options: Options) -> Result<u8, AdapterError> {
                 }
             }
             Some(step) = next_step.recv() => session.step(step).await,
-            line = client_lines.recv(), if !session.is_closing && session.input.backlog() < MAX_BACKLOG => match line {
+            line = client_lines.recv(), if !session.is_closing && session.input.backlog() < PAUSE_INPUT_BYTES => match line {
                 Some(line) => session.command(input::parse(line)).await,
                 None => session.is_closing = true,
             },
             Some(signal) = signals.recv() => process.signal(signal),
+            () = sleep_until(session.open_by.unwrap_or_else(Instant::now)), if session.open_by.is_some() => {
+                let message = format!("cannot open a session: no answer within {OPEN_TIMEOUT:?}; try the agent's own program, log in, or give a key");
+                session.step(Step::Lost(message)).await;
+            }
         }
         if session.is_finished() {
+            if session.is_unread() {
+                let message = format!(
+                    "ended: the agent does not read its input, {MAX_UNREAD_BYTES} bytes of which wait"
+                );
+                session.report_error(&message).await;
+                session.failure = Some(message);
+            }
             session.input.close();
             // The rest of the output is only passed on.
             lines.close();
@@ -152,6 +172,8 @@ struct Session {
     is_single: bool,
     /// Standard input has ended.
     is_closing: bool,
+    /// When the session must be open; absent before the first prompt and after the opening.
+    open_by: Option<Instant>,
     /// Why the last prompt failed.
     failure: Option<String>,
     steps: Steps,
@@ -188,9 +210,13 @@ impl Session {
             _ => None,
         };
         self.respond(id, "prompt", refusal).await;
-        let driver = self
-            .driver
-            .get_or_insert_with(|| Driver::new(&self.options, self.steps.clone()));
+        let driver = match &mut self.driver {
+            Some(driver) => driver,
+            none => {
+                self.open_by = Some(Instant::now() + OPEN_TIMEOUT);
+                none.insert(Driver::new(&self.options, self.steps.clone()))
+            }
+        };
         match admission {
             Admission::Start(prompt) => driver.prompt(prompt.text),
             Admission::Steer(prompt) => driver.steer(prompt.text),
@@ -205,6 +231,23 @@ impl Session {
                 self.echo(&line).await;
                 self.input.send(line);
             }
+            Step::Opened => self.open_by = None,
+            Step::Refused(text) => {
+                let prompt = Prompt {
+                    id: None,
+                    text,
+                    delivery: Delivery::Queue,
+                };
+                match self.queue.admit(prompt, false) {
+                    Admission::Start(prompt) | Admission::Steer(prompt) => {
+                        if let Some(driver) = &mut self.driver {
+                            driver.prompt(prompt.text);
+                        }
+                    }
+                    Admission::Queued => self.report_queue().await,
+                    Admission::Refused(reason) => self.report_error(reason).await,
+                }
+            }
             Step::Ended(failure) => {
                 self.failure = failure;
                 if let Some(next) = self.queue.end() {
@@ -217,9 +260,9 @@ impl Session {
             Step::Lost(message) => {
                 // The next prompt opens another session.
                 self.driver = None;
+                self.open_by = None;
                 while self.queue.end().is_some() {}
-                let record = json!({"type": "adapter_error", "message": message});
-                self.output.print(record.to_string()).await;
+                self.report_error(&message).await;
                 self.failure = Some(message);
             }
         }
@@ -228,7 +271,17 @@ impl Session {
     /// Returns whether the agent's input has to be ended.
     fn is_finished(&self) -> bool {
         let is_idle = !self.queue.is_working();
-        is_idle && (self.is_single || self.is_closing) || self.input.backlog() > BACKLOG_LIMIT
+        is_idle && (self.is_single || self.is_closing) || self.is_unread()
+    }
+
+    /// Returns whether the agent leaves too much unread.
+    fn is_unread(&self) -> bool {
+        self.input.backlog() > MAX_UNREAD_BYTES
+    }
+
+    async fn report_error(&self, message: &str) {
+        let record = json!({"type": "adapter_error", "message": message});
+        self.output.print(record.to_string()).await;
     }
 
     async fn finish(self, status: ExitStatus) -> Result<u8, AdapterError> {

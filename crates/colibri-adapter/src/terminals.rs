@@ -5,16 +5,21 @@ use std::io::{self, ErrorKind};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::process::Command;
 use tokio::sync::watch;
+use tokio::time::timeout;
 
 /// Maximum number of terminals that are not released.
 const MAX_TERMINALS: usize = 64;
 /// Maximum size of the output that is kept, in bytes.
 const MAX_OUTPUT: usize = 1 << 20;
+
+/// Timeout for the rest of the output of a command that has ended.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A command to run.
 #[derive(Debug)]
@@ -175,9 +180,13 @@ impl Terminal {
         let (sender, exit) = watch::channel(None);
         tokio::spawn(async move {
             let status = child.wait().await;
-            for reader in readers.into_iter().flatten() {
-                let _ = reader.await;
-            }
+            // A background process may keep the pipes.
+            let _ = timeout(DRAIN_TIMEOUT, async {
+                for reader in readers.into_iter().flatten() {
+                    let _ = reader.await;
+                }
+            })
+            .await;
             if let Ok(status) = status {
                 sender.send_replace(Some(status));
             }
@@ -189,7 +198,7 @@ impl Terminal {
         })
     }
 
-    /// Kills the command and its children, unless the command has ended: its process group may have another owner then.
+    /// Kills the command and its children, unless its end is recorded: the id of its process group may be reused then.
     fn kill(&self) {
         if let Some(group) = self.process_group
             && self.exit.borrow().is_none()

@@ -47,7 +47,10 @@ pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
         jail.home_files.clear();
         for credential in std::mem::take(&mut jail.credentials) {
             let host = credential.split_once('@').map_or("", |(_, host)| host);
-            jail.allow.push(format!("{host}:443"));
+            jail.allow.push(match host.contains(':') {
+                true => host.to_owned(),
+                false => format!("{host}:443"),
+            });
         }
     }
     Ok(Some(request))

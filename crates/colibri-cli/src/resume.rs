@@ -34,7 +34,14 @@ fn request(agent: &Agent, name: &str, options: &ResumeArgs) -> Result<SpawnReque
     let presets = crate::agents::presets()?;
     let preset = find(&presets, name)?;
     let mode = match &options.prompt {
+        Some(_) if agent.asks => {
+            return Err(CliError::Message(format!(
+                "agent {} was started with --ask, and a single prompt leaves no time for answers; resume it without a prompt, then use colibri prompt",
+                agent.id
+            )));
+        }
         Some(prompt) => Mode::Once(prompt),
+        None if agent.asks => Mode::Asking,
         None => Mode::Driven,
     };
     let session = agent.view.as_ref().and_then(|view| view.session.as_deref());

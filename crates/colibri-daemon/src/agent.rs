@@ -106,6 +106,7 @@ impl RegisteredAgent {
             runtime,
             preset: config.preset.clone(),
             added_args: config.added_args.clone(),
+            asks: config.adapter.ask,
             resumes: config.resumes.clone(),
             guessed: latest.view.guessed
                 && matches!(latest.view.state, AgentState::Idle | AgentState::Working),
@@ -165,12 +166,12 @@ pub(crate) struct AgentSnapshot {
     pub(crate) network: NetworkLog,
     pub(crate) exit: Option<ExitRecord>,
     /// The agent has ended and waits to be resumed.
-    pub(crate) waiting: Option<Waiting>,
+    pub(crate) waiting: Option<PendingResume>,
 }
 
 /// Why an ended agent waits to be resumed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Waiting {
+pub(crate) struct PendingResume {
     pub(crate) message: String,
     /// Its state at its end.
     pub(crate) state: AgentState,

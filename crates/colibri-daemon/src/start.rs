@@ -203,7 +203,7 @@ fn run(mut arguments: DaemonArguments, registries: Registries) -> Result<(), Sta
                 connections: Arc::new(Semaphore::new(server::MAX_CONNECTIONS as usize)),
                 shutdown: watch::Sender::new(false),
             });
-            tokio::spawn(daemon.clone().revive());
+            tokio::spawn(daemon.clone().resume_interrupted());
             tokio::spawn(daemon.clone().autostart());
             let mut serving = Box::pin(server::run(&daemon, &listening));
             loop {

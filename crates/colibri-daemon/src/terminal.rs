@@ -46,6 +46,13 @@ impl TerminalSizes {
         sizes.smallest().or(sizes.sent)
     }
 
+    /// Records that the shim did not get the last size.
+    fn fail(&self) {
+        let mut sizes = self.0.lock();
+        sizes.sent = None;
+        sizes.is_sending = false;
+    }
+
     /// Returns the next size for the shim; `None` ends the task that sends them.
     fn next(&self) -> Option<TerminalSize> {
         let mut sizes = self.0.lock();
@@ -134,7 +141,11 @@ fn send(agent: &Arc<RegisteredAgent>) {
     runtime.spawn(async move {
         while let Some(size) = agent.terminal.as_ref().and_then(|sizes| sizes.next()) {
             if let Err(error) = shim.resize(size).await {
-                tracing::warn!(id = %agent.spec.id, %error, "cannot resize a terminal");
+                tracing::warn!(id = %agent.spec.id, %error, "cannot resize a terminal; the next change of a size tries again");
+                if let Some(sizes) = &agent.terminal {
+                    sizes.fail();
+                }
+                return;
             }
         }
     });

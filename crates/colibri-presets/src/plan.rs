@@ -95,11 +95,11 @@ pub enum PlanError {
         install: String,
     },
     /// The preset has no arguments for the mode.
-    #[error("agent {agent} has no mode {mode}; {hint}")]
+    #[error("agent {agent} cannot {mode}; {hint}")]
     NoMode {
         /// Name of the preset.
         agent: String,
-        /// The mode.
+        /// What it cannot do.
         mode: &'static str,
         /// What to do.
         hint: &'static str,
@@ -111,6 +111,16 @@ pub enum PlanError {
     NoSession {
         /// Name of the preset.
         agent: String,
+    },
+    /// An ended agent has reported a session that could be taken for an option.
+    #[error(
+        "agent {agent} has reported the session {session:?}, which is not passed to it: a session consists of letters, digits, '-', '_', '.', ':' and '/', and does not start with '-'; start a new agent"
+    )]
+    InvalidSession {
+        /// Name of the preset.
+        agent: String,
+        /// What it reported.
+        session: String,
     },
     /// Neither a key nor a login file exists.
     #[error("agent {agent} has no login: {missing}; {hint}")]
@@ -154,7 +164,9 @@ impl Preset {
         let program = self.installed(name, host)?;
         // Without arguments for one prompt, the adapter sends it.
         let once = match mode {
-            Mode::Once(prompt) if self.once.is_none() && self.driven.is_some() => Some(*prompt),
+            Mode::Once(prompt) if self.prompt_args.is_none() && self.stdin_args.is_some() => {
+                Some(*prompt)
+            }
             _ => None,
         };
         let mode = if once.is_some() { &Mode::Driven } else { mode };
@@ -229,7 +241,7 @@ impl Preset {
     /// jail, and `added` the arguments that its user added.
     ///
     /// # Errors
-    /// The agent reported no session and cannot continue its last one; also as [`Preset::plan`].
+    /// The agent reported no session and cannot continue its last one, or reported one that could be an option; also as [`Preset::plan`].
     pub fn resume(
         &self,
         name: &str,
@@ -240,8 +252,14 @@ impl Preset {
         host: &Host<'_>,
     ) -> Result<AgentPlan, PlanError> {
         let session = match session {
-            Some(id) => Session::Id(id),
-            None if !self.resume_last.is_empty() => Session::Last,
+            Some(id) if is_session_id(id) => Session::Id(id),
+            Some(id) => {
+                return Err(PlanError::InvalidSession {
+                    agent: name.to_owned(),
+                    session: id.to_owned(),
+                });
+            }
+            None if !self.resume_last_args.is_empty() => Session::Last,
             None => {
                 return Err(PlanError::NoSession {
                     agent: name.to_owned(),
@@ -299,28 +317,38 @@ impl Preset {
     ) -> Result<Vec<String>, PlanError> {
         let (id, words) = match session {
             Session::New => ("", &Vec::new()),
-            Session::Id(id) => (id, &self.resume),
-            Session::Last => ("", &self.resume_last),
+            Session::Id(id) => (id, &self.resume_args),
+            Session::Last => ("", &self.resume_last_args),
         };
         let resumed = session != Session::New;
         let (template, label, prompt, hint) = match mode {
             Mode::Once(prompt) => (
-                self.once_resumed
+                self.prompt_args_resumed
                     .as_ref()
                     .filter(|_| resumed)
-                    .or(self.once.as_ref()),
-                "once",
+                    .or(self.prompt_args.as_ref()),
+                "take a prompt as an argument",
                 Some(*prompt),
                 "give no prompt, and send one with colibri prompt",
             ),
-            Mode::Driven => (self.driven.as_ref(), "driven", None, "give a prompt"),
-            Mode::Asking => (self.asking.as_ref(), "asking", None, "remove --ask"),
+            Mode::Driven => (
+                self.stdin_args.as_ref(),
+                "read prompts on standard input",
+                None,
+                "give a prompt",
+            ),
+            Mode::Asking => (
+                self.ask_args.as_ref(),
+                "ask before it runs commands",
+                None,
+                "remove --ask",
+            ),
             Mode::Terminal(prompt) => (
-                self.terminal_resumed
+                self.terminal_args_resumed
                     .as_ref()
                     .filter(|_| resumed)
-                    .or(self.terminal.as_ref()),
-                "terminal",
+                    .or(self.terminal_args.as_ref()),
+                "show a terminal interface",
                 *prompt,
                 "remove -t",
             ),
@@ -401,6 +429,12 @@ impl Preset {
     }
 }
 
+/// Reports whether a session, which an agent that is not trusted has reported, is a word that is no option.
+fn is_session_id(id: &str) -> bool {
+    let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
+    !id.is_empty() && !id.starts_with('-') && id.bytes().all(is_allowed)
+}
+
 fn read_only(path: &Path) -> MountConfig {
     MountConfig {
         source: path.to_string_lossy().into_owned(),
@@ -437,7 +471,7 @@ fn add_key(
         None => {}
     }
     jail.allow.extend(key.hosts.iter().cloned());
-    for variable in &key.pass {
+    for variable in &key.pass_variables {
         if let Some(value) = host.variable(variable) {
             env.insert(variable.clone(), value);
         }
@@ -460,4 +494,25 @@ fn authority(url: &str) -> Option<(String, bool)> {
     let authority = rest.split(['/', '?', '#']).next()?;
     let destination = Destination::from_authority(authority, scheme.default_port()).ok()?;
     Some((destination.to_string(), is_tls))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn session_of_an_agent_is_never_an_option() {
+        for (id, expected) in [
+            ("019c2f3e-3b0a-7c61-9d3e-d1f2", true),
+            ("ses_4f2a", true),
+            ("/home/me/.pi/sessions/a.jsonl", true),
+            ("", false),
+            ("-c", false),
+            ("--dangerously-skip-permissions", false),
+            ("a b", false),
+            ("a\n--yolo", false),
+        ] {
+            assert_eq!(is_session_id(id), expected, "{id:?}");
+        }
+    }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 const BUILTIN: &str = include_str!("builtin.toml");
 
 /// How to run an agent. Lists of arguments may contain `{prompt}`, `{session}` and `{base_url}`; the word `{resume}` stands for the
-/// words of `resume` if a session is continued, and for nothing otherwise.
+/// words of `resume_args` if a session is continued, and for nothing otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
@@ -22,26 +22,24 @@ pub struct Preset {
     pub program: String,
     /// Command that installs the agent.
     pub install: String,
-    /// Arguments that print the version. Default `--version`.
-    pub version: Vec<String>,
     /// Runtime. Default: recognized from the arguments.
     pub runtime: Option<AgentRuntime>,
     /// Arguments for one prompt.
-    pub once: Option<Vec<String>>,
-    /// As `once`, to continue a session. Default: `once`.
-    pub once_resumed: Option<Vec<String>>,
+    pub prompt_args: Option<Vec<String>>,
+    /// As `prompt_args`, to continue a session. Default: `prompt_args`.
+    pub prompt_args_resumed: Option<Vec<String>>,
     /// Arguments to read prompts from standard input.
-    pub driven: Option<Vec<String>>,
-    /// As `driven`, but the agent asks before it uses its tools.
-    pub asking: Option<Vec<String>>,
+    pub stdin_args: Option<Vec<String>>,
+    /// As `stdin_args`, but the agent asks before it uses its tools.
+    pub ask_args: Option<Vec<String>>,
     /// Arguments for the agent's own terminal interface.
-    pub terminal: Option<Vec<String>>,
-    /// As `terminal`, to continue a session. Default: `terminal`.
-    pub terminal_resumed: Option<Vec<String>>,
+    pub terminal_args: Option<Vec<String>>,
+    /// As `terminal_args`, to continue a session. Default: `terminal_args`.
+    pub terminal_args_resumed: Option<Vec<String>>,
     /// Words that continue a session.
-    pub resume: Vec<String>,
+    pub resume_args: Vec<String>,
     /// Words that continue the last session, for an agent that has not reported its id.
-    pub resume_last: Vec<String>,
+    pub resume_last_args: Vec<String>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
     /// Files and directories in the home, like `~/.agent/settings.json`, of which the agent gets private copies.
@@ -70,7 +68,7 @@ pub struct Key {
     /// Name of the variable.
     pub name: String,
     /// Name of the variable in the agent's environment. Default: `name`.
-    #[serde(rename = "as")]
+    #[serde(rename = "variable")]
     pub alias: Option<String>,
     /// Host to which the proxy adds the key.
     pub host: Option<String>,
@@ -85,7 +83,7 @@ pub struct Key {
     /// Arguments before the others.
     pub args: Vec<String>,
     /// Other variables to pass if they are set.
-    pub pass: Vec<String>,
+    pub pass_variables: Vec<String>,
 }
 
 /// A file with a fixed content.
@@ -138,7 +136,7 @@ pub fn with_builtin(
 
 /// No preset has the name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("no preset {name:?}; use one of: {}, or add [agent.NAME] to colibri.toml", known.join(", "))]
+#[error("no preset {name:?}; use one of: {}, or add [agent.NAME] to colibri.toml (a `base` names a preset of Colibri)", known.join(", "))]
 pub struct UnknownPreset {
     name: String,
     known: Vec<String>,
@@ -174,16 +172,15 @@ impl Preset {
             base: self.base,
             program: text(self.program, weaker.program),
             install: text(self.install, weaker.install),
-            version: list(self.version, weaker.version),
             runtime: self.runtime.or(weaker.runtime),
-            once: self.once.or(weaker.once),
-            once_resumed: self.once_resumed.or(weaker.once_resumed),
-            driven: self.driven.or(weaker.driven),
-            asking: self.asking.or(weaker.asking),
-            terminal: self.terminal.or(weaker.terminal),
-            terminal_resumed: self.terminal_resumed.or(weaker.terminal_resumed),
-            resume: list(self.resume, weaker.resume),
-            resume_last: list(self.resume_last, weaker.resume_last),
+            prompt_args: self.prompt_args.or(weaker.prompt_args),
+            prompt_args_resumed: self.prompt_args_resumed.or(weaker.prompt_args_resumed),
+            stdin_args: self.stdin_args.or(weaker.stdin_args),
+            ask_args: self.ask_args.or(weaker.ask_args),
+            terminal_args: self.terminal_args.or(weaker.terminal_args),
+            terminal_args_resumed: self.terminal_args_resumed.or(weaker.terminal_args_resumed),
+            resume_args: list(self.resume_args, weaker.resume_args),
+            resume_last_args: list(self.resume_last_args, weaker.resume_last_args),
             env,
             home_files: list(self.home_files, weaker.home_files),
             login_files: list(self.login_files, weaker.login_files),
@@ -237,7 +234,7 @@ mod tests {
     #[test]
     fn preset_of_a_user_extends_its_base() {
         let own: PresetFile = toml::from_str(
-            "[agent.claude]\nenv.A = \"1\"\n[agent.mine]\nbase = \"pi\"\nonce = [\"x\"]\n[agent.new]\nprogram = \"p\"\n",
+            "[agent.claude]\nenv.A = \"1\"\n[agent.mine]\nbase = \"pi\"\nprompt_args = [\"x\"]\n[agent.new]\nprogram = \"p\"\n",
         )
         .unwrap();
         let presets = with_builtin(&own.agent).unwrap();
@@ -245,7 +242,10 @@ mod tests {
         assert_eq!(presets["claude"].env["A"], "1");
         assert!(presets["claude"].env.len() > 1);
         assert_eq!(presets["mine"].program, "pi");
-        assert_eq!(presets["mine"].once.as_deref(), Some(&["x".to_owned()][..]));
+        assert_eq!(
+            presets["mine"].prompt_args.as_deref(),
+            Some(&["x".to_owned()][..])
+        );
         assert_eq!(presets["new"].program, "p");
         let wrong: PresetFile = toml::from_str("[agent.a]\nbase = \"none\"\n").unwrap();
         let error = with_builtin(&wrong.agent).unwrap_err().to_string();

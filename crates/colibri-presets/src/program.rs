@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
-use colibri_sys::regular_file::is_executable;
+use colibri_sys::regular_file::{self, is_executable};
 
 /// Directories of the host that every sandbox shows.
 const SHOWN: &[&str] = &[
@@ -30,6 +30,8 @@ const IN_HOME: &[&str] = &[
     "go/bin",
     "bin",
 ];
+/// Maximum size of a package.json, in bytes.
+const MAX_PACKAGE_BYTES: u64 = 1 << 20;
 /// Maximum length of a first line, in bytes.
 const MAX_LINE: u64 = 512;
 /// Maximum size of a `pyvenv.cfg`, in bytes.
@@ -106,8 +108,8 @@ impl InstalledProgram {
             .ancestors()
             .filter(inside)
             .find(|path| path.join("package.json").is_file())?;
-        let text = std::fs::read_to_string(package.join("package.json")).ok()?;
-        serde_json::from_str::<Package>(&text)
+        let text = regular_file::read(&package.join("package.json"), MAX_PACKAGE_BYTES).ok()?;
+        serde_json::from_slice::<Package>(&text)
             .ok()
             .map(|package| package.version)
     }

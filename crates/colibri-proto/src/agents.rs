@@ -65,6 +65,9 @@ pub struct Agent {
     /// Arguments that the user added to those of the preset.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added_args: Vec<String>,
+    /// The agent of a preset asks before it runs commands.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub asks: bool,
     /// The ended agent that this one continues.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resumes: Option<String>,

@@ -51,7 +51,7 @@ impl Spawner {
     ) -> Result<Vec<Result<AdoptedAgent, (AgentId, SpawnError)>>, SpawnError> {
         let state = self.state.clone();
         let ids = blocking(move || {
-            if let Err(error) = home::remove_strays(&state) {
+            if let Err(error) = home::remove_orphaned_homes(&state) {
                 tracing::warn!(%error, "cannot remove the homes of agents that were not started");
             }
             state.ids()

@@ -108,7 +108,7 @@ pub enum SpawnError {
     Ended(String),
     /// The values of the agent's environment are not kept, so it cannot be spawned again.
     #[error(
-        "agent {id} cannot be spawned again: the values of its environment variables ({}) are not kept; give them with --secret NAME or --env NAME=VALUE",
+        "agent {id} cannot be spawned again: the values of its environment variables ({}) are not kept; give them with --secret NAME or --env NAME=VALUE, or continue the session of an agent of a preset: colibri resume {id}",
         .variables.join(", ")
     )]
     EnvironmentNotKept {

@@ -5,13 +5,15 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::HomeFile;
 use colibri_shim::layout;
 use colibri_types::{AgentId, AgentSpawnConfig};
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, mkdirat, open, openat, statat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, Mode, OFlags, linkat, mkdirat, open, openat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use crate::{SpawnError, StateDir};
@@ -27,6 +29,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
+
+/// Name of a file until its whole content is there.
+const UNFINISHED: &str = ".colibri-unfinished-copy";
 
 /// Directory of the homes, beside that of the agents.
 const HOMES: &str = "homes";
@@ -106,7 +111,11 @@ pub(crate) fn provide(
             })?;
         }
     }
-    jail.home = path.to_str().map(str::to_owned);
+    let Some(home) = path.to_str() else {
+        let problem = "is not UTF-8, so no home can be mounted; use another state directory";
+        return Err(SpawnError::state(&path, problem));
+    };
+    jail.home = Some(home.to_owned());
     Ok(Some(ProvidedHome {
         path,
         source,
@@ -133,7 +142,7 @@ pub fn remove_home(agent_directory: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// A home cannot be removed.
-pub(crate) fn remove_strays(state: &StateDir) -> io::Result<()> {
+pub(crate) fn remove_orphaned_homes(state: &StateDir) -> io::Result<()> {
     let entries = match fs::read_dir(state.path().join(HOMES)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
@@ -213,10 +222,9 @@ fn fill_one(root: &OwnedFd, file: &HomeFile, budget: &mut Budget) -> io::Result<
         (None, content) => {
             let content = content.as_deref().unwrap_or_default();
             budget.take(content.len() as u64)?;
-            match create(&directory, name.as_ref())? {
-                Some(mut target) => target.write_all(content.as_bytes()),
-                None => Ok(()),
-            }
+            create(&directory, name.as_ref(), Mode::empty(), |target| {
+                target.write_all(content.as_bytes())
+            })
         }
     }
 }
@@ -241,14 +249,34 @@ fn enter(parent: &OwnedFd, name: &Path) -> io::Result<OwnedFd> {
     Ok(openat(parent, name, DIRECTORY, Mode::empty())?)
 }
 
-/// Creates a file; `None` if the name exists.
-fn create(parent: &OwnedFd, name: &Path) -> io::Result<Option<File>> {
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    match openat(parent, name, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(file) => Ok(Some(file.into())),
-        Err(Errno::EXIST) => Ok(None),
-        Err(error) => Err(error.into()),
+/// Creates a file with its whole content, unless the name exists. Its owner can read and write it; `more` are other permissions.
+fn create(
+    parent: &OwnedFd,
+    name: &Path,
+    more: Mode,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    match statat(parent, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::NOENT) => {}
+        found => return found.map(drop).map_err(io::Error::from),
     }
+    // Left by a copy that was interrupted.
+    let remove = || unlinkat(parent, UNFINISHED, AtFlags::empty());
+    match remove() {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(error) => return Err(error.into()),
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mode = Mode::RUSR | Mode::WUSR | more;
+    let mut file = File::from(openat(parent, UNFINISHED, flags, mode)?);
+    let written = write(&mut file).and_then(|()| {
+        match linkat(parent, UNFINISHED, parent, name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    });
+    let removed = remove().map_err(io::Error::from);
+    written.and(removed)
 }
 
 /// Copies a regular file, or the files of a directory. Skips everything else.
@@ -263,11 +291,16 @@ fn copy(
     let data = source.metadata()?;
     if data.is_file() {
         budget.take(data.len())?;
-        let Some(mut target) = create(parent, name)? else {
-            return Ok(());
+        let is_executable = data.mode() & Mode::XUSR.bits() != 0;
+        let more = if is_executable {
+            Mode::XUSR
+        } else {
+            Mode::empty()
         };
-        // The file may grow meanwhile.
-        io::copy(&mut io::Read::take(&mut source, data.len()), &mut target)?;
+        create(parent, name, more, |target| {
+            // The file may grow meanwhile.
+            io::copy(&mut io::Read::take(&mut source, data.len()), target).map(drop)
+        })?;
     } else if data.is_dir() && depth < MAX_DEPTH {
         budget.take(0)?;
         let target = enter(parent, name)?;

@@ -1,13 +1,16 @@
 //! The identity of the present boot.
 #![cfg_attr(target_os = "freebsd", allow(unsafe_code))]
 
+use std::sync::OnceLock;
+
 /// Returns a text that is the same until the machine, or the container, is started again; `None` if the system has none.
 ///
 /// Linux: the id of the boot (random(4)) and the start of process 1, which a container does not share with its host.
 /// FreeBSD: `kern.boot_id` (sysctl(3)).
 #[must_use]
 pub fn identity() -> Option<String> {
-    system::identity()
+    static IDENTITY: OnceLock<Option<String>> = OnceLock::new();
+    IDENTITY.get_or_init(system::identity).clone()
 }
 
 #[cfg(target_os = "linux")]

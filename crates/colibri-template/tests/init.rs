@@ -420,10 +420,12 @@ fn image_digest_may_be_that_of_file_index_or_manifest() {
     let image = image(&[layer]);
     let fixture = Fixture::new();
     let manifest = fixture.init_image(&image).unwrap().digest;
-    let start = image
-        .windows(13)
-        .position(|part| part == b"{\"manifests\":")
+    let inside = image
+        .windows(12)
+        .position(|part| part == b"\"manifests\":")
         .unwrap();
+    // The content of a file follows zeros.
+    let start = 1 + image[..inside].iter().rposition(|byte| *byte == 0).unwrap();
     let length = image[start..].iter().position(|byte| *byte == 0).unwrap();
     let index = Digest::of(&image[start..start + length]);
     for digest in [manifest, index, Digest::of(&image)] {

@@ -65,13 +65,13 @@ pub struct SpawnRequest {
     /// Confinement. An unknown field in it is an error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jail: Option<JailConfig>,
-    /// The dialect of the agent. Absent: the profile's, or `generic`.
+    /// The dialect of the agent. Absent: the profile's, or `auto`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<AgentRuntime>,
-    /// Name of the preset that the client used; only recorded.
+    /// Name of the preset that the client used. Recorded; the daemon uses it to resume the agent after a restart of the machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
-    /// Arguments that the user added to those of the preset: the last ones of `args`. Only recorded.
+    /// Arguments that the user added to those of the preset: the last ones of `args`. Recorded, as `preset` is.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub added_args: Vec<String>,
     /// The ended agent that this one continues. It no longer waits to be resumed.
@@ -225,7 +225,7 @@ pub struct AgentSpawnConfig {
     /// Confinement. Absent: the agent runs unconfined, as the daemon's user.
     #[serde(default)]
     pub jail: Option<JailConfig>,
-    /// The dialect of the agent. A name that this release does not know reads as `generic`.
+    /// The dialect of the agent. A name that this release does not know reads as `auto`.
     #[serde(default, deserialize_with = "known_runtime")]
     pub runtime: Option<AgentRuntime>,
     /// Name of the preset that the client used.

@@ -9,7 +9,12 @@ const TAKE_A_PROGRAM: &[&str] = &["run", "spawn", "explain"];
 
 /// Returns the error to show for a command line that clap refused with `error`.
 pub(super) fn explain(error: Error, mut command: Command, words: &[String]) -> Error {
-    if error.kind() != ErrorKind::UnknownArgument {
+    // The second kind: a program is in the position of a prompt, which needs --agent.
+    let kinds = [
+        ErrorKind::UnknownArgument,
+        ErrorKind::MissingRequiredArgument,
+    ];
+    if !kinds.contains(&error.kind()) {
         return error;
     }
     match correct(command.clone(), words) {
@@ -29,10 +34,17 @@ fn correct(mut command: Command, words: &[String]) -> Option<String> {
             let program = program.last(false).trailing_var_arg(true);
             program.allow_hyphen_values(true)
         };
-        command = command.mut_subcommand(sub, |sub| sub.mut_arg("command", without_separator));
+        command = command.mut_subcommand(sub, |sub| {
+            // Not a prompt.
+            let sub = sub.mut_arg("task", |task| task.long("task"));
+            sub.mut_arg("command", without_separator)
+        });
     }
     let matches = command.try_get_matches_from(words).ok()?;
     let (_, matches) = matches.subcommand()?;
+    if matches.try_contains_id("agent") == Ok(true) {
+        return None;
+    }
     let program_words = matches.try_get_many::<String>("command").ok()??;
     let (options, rest) = words.split_at_checked(words.len() - program_words.len())?;
     let program = rest.first().filter(|program| !program.starts_with('-'))?;
@@ -64,6 +76,7 @@ mod tests {
             "run --profile review hi",
             "run --name=run run --run run",
             // Other errors are not corrected.
+            "run --agent pi hi --mode json",
             "run --mode json -- pi",
             "run -- pi --mode",
             "ps pi",

@@ -29,8 +29,8 @@ pub(crate) struct Spawn {
     /// Run this agent by its preset: program, arguments, runtime, mounts, copies of its settings and login, hosts and keys; see colibri agents
     #[arg(long, value_name = "NAME")]
     pub(crate) agent: Option<String>,
-    /// Let the agent of the preset ask before it uses its tools, where it can
-    #[arg(long, requires = "agent", conflicts_with = "task")]
+    /// Let the agent of the preset ask before it runs commands, and read prompts of colibri prompt
+    #[arg(long, requires = "agent", conflicts_with_all = ["task", "terminal"])]
     pub(crate) ask: bool,
     /// Prompt for the agent of the preset, which ends after it; without one, the agent reads prompts of colibri prompt
     #[arg(value_name = "PROMPT", requires = "agent")]

@@ -5,6 +5,7 @@ use crate::fields::fields_of;
 use crate::settings::HookSettings;
 use crate::validate::profile_keys;
 use colibri_jail_core::{JailConfig, Limits};
+use colibri_presets::{FixedFile, Key, Preset};
 use std::collections::HashMap;
 
 impl ConfigFile {
@@ -271,6 +272,9 @@ fn sample_file_is_valid_and_contains_every_key() {
         .chain(fields_of::<JailConfig>())
         .chain(fields_of::<Limits>())
         .chain(fields_of::<HookSettings>())
+        .chain(fields_of::<Preset>())
+        .chain(fields_of::<Key>())
+        .chain(fields_of::<FixedFile>())
     {
         assert!(
             settings.contains(&format!("\n{field} = "))

@@ -25,10 +25,14 @@ pub(super) const AGENT: &str = "agent";
 pub(crate) fn profile_keys() -> Vec<&'static str> {
     let mut keys = fields_of::<ProfileKeys>().to_vec();
     keys.extend(fields_of::<SpawnRequest>());
+    keys.retain(|key| !OF_CLIENTS.contains(key));
     keys.sort_unstable();
     keys.dedup();
     keys
 }
+
+/// Parameters of a spawn request that a client derives from a preset, or from an ended agent.
+const OF_CLIENTS: [&str; 4] = ["adapter", "added_args", "preset", "resumes"];
 
 /// Returns whether a profile or a preset may have this name.
 fn is_name(name: &str) -> bool {

@@ -83,6 +83,10 @@ fn redact(call: &Call) -> Option<Call> {
         Call::SpawnAgent(params) => {
             let values = params.env.0.values_mut();
             values.for_each(|value| "<redacted>".clone_into(value));
+            let files = params.jail.iter_mut().flat_map(|jail| &mut jail.home_files);
+            for content in files.filter_map(|file| file.content.as_mut()) {
+                *content = format!("<{} bytes>", content.len());
+            }
         }
         Call::RestartAgent(params) => {
             let values = params.env.0.values_mut();

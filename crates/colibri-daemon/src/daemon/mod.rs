@@ -3,7 +3,7 @@
 pub(crate) mod audit;
 mod autostart;
 pub(crate) mod config;
-mod revival;
+mod resume;
 
 use std::path::PathBuf;
 use std::sync::Arc;

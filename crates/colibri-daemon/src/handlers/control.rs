@@ -53,7 +53,9 @@ async fn kill_agent(
     };
     let found = find_agent(registry, &params.id)?;
     let Some(agent) = found.running() else {
-        registry.mark_resumed(&params.id).await;
+        if found.latest.borrow().waiting.is_some() {
+            registry.end_resume_wait(&params.id).await;
+        }
         return Ok(KillOutcome::AlreadyExited);
     };
     found.latest.send_modify(|latest| {

@@ -10,7 +10,7 @@ use colibri_types::{AgentId, Exit, ExitReason, ExitStatus};
 use rustix::process::Signal;
 
 use super::Registry;
-use crate::agent::{RegisteredAgent, Waiting};
+use crate::agent::{PendingResume, RegisteredAgent};
 use crate::pool;
 
 /// File in the directory of an ended agent that is not resumed again.
@@ -44,13 +44,13 @@ impl Registry {
     }
 
     /// Lets an ended agent wait as `blocked` until it is resumed, killed or removed.
-    pub(crate) fn let_wait(&self, agent: &Arc<RegisteredAgent>, message: String) {
+    pub(crate) fn block_until_resumed(&self, agent: &Arc<RegisteredAgent>, message: String) {
         let id = agent.spec.id.clone();
         self.agents.write().waiting.insert(id, agent.clone());
         let before = agent.latest.borrow().clone();
         agent.latest.send_modify(|latest| {
             let state = std::mem::replace(&mut latest.view.state, AgentState::Blocked);
-            latest.waiting = Some(Waiting { message, state });
+            latest.waiting = Some(PendingResume { message, state });
             latest.state_changes += 1;
         });
         if let Some(hooks) = &self.observers.hooks {
@@ -60,8 +60,9 @@ impl Registry {
     }
 
     /// Records that an agent is not resumed again after a start of the machine. A failure is logged.
-    pub(crate) async fn mark_resumed(&self, id: &str) {
-        let Some(agent) = id.parse().ok().and_then(|id: AgentId| self.get(&id)) else {
+    pub(crate) async fn end_resume_wait(&self, id: &str) {
+        let found = id.parse().ok().and_then(|id: AgentId| self.get(&id));
+        let Some(agent) = found.filter(|agent| agent.has_ended()) else {
             return;
         };
         self.agents.write().waiting.remove(&agent.spec.id);

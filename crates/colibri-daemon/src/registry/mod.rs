@@ -145,7 +145,7 @@ impl Registry {
         self.refill_shim_pool();
         let agent = self.add(spawned?, false);
         if let Some(old) = &config.resumes {
-            self.mark_resumed(old).await;
+            self.end_resume_wait(old).await;
         }
         Ok(agent)
     }

@@ -27,7 +27,7 @@ const MAX_CREDENTIAL_BYTES: u64 = 1 << 20;
 
 /// Why an agent is not resumed.
 #[derive(Debug, thiserror::Error)]
-enum RevivalError {
+enum ResumeError {
     /// Variables without a value.
     #[error(
         "the variables {} are set neither in its profile, nor in the daemon's environment, nor in systemd's credentials; give them: colibri {command} {}",
@@ -52,7 +52,7 @@ enum RevivalError {
 impl DaemonState {
     /// Resumes all agents that ran when the machine was stopped and whose restart policy says so, one after the other. One
     /// that cannot be resumed waits as `blocked`.
-    pub(crate) async fn revive(self: Arc<Self>) {
+    pub(crate) async fn resume_interrupted(self: Arc<Self>) {
         let Some(boot) = boot::identity() else {
             return;
         };
@@ -61,24 +61,27 @@ impl DaemonState {
                 return;
             }
             let id = &agent.spec.id;
-            match self.revive_one(&agent).await {
+            match self.resume_one(&agent).await {
                 Ok(new) => tracing::info!(%id, new, "resumed agent after the start of the machine"),
                 Err(error) => {
                     let message = format!("not resumed after the start of the machine: {error}");
                     tracing::warn!(%id, "{message}");
-                    self.registry.let_wait(&agent, message);
+                    self.registry.block_until_resumed(&agent, message);
                 }
             }
         }
     }
 
-    async fn revive_one(&self, agent: &Arc<RegisteredAgent>) -> Result<String, RevivalError> {
+    async fn resume_one(&self, agent: &Arc<RegisteredAgent>) -> Result<String, ResumeError> {
         let directory = agent.directory.clone();
         let stored = pool::run(move || supervision::read_view(&directory)).await;
-        if stored.is_none() {
-            supervision::parse_ended(agent.clone()).await;
-        }
-        let session = agent.latest.borrow().view.session.clone();
+        let session = match stored {
+            Some(view) => view.session,
+            None => {
+                supervision::parse_ended(agent.clone()).await;
+                agent.latest.borrow().view.session.clone()
+            }
+        };
         let (file, spec) = (self.config.current(), agent.spec.clone());
         let resumed = pool::run(move || {
             let sources = Sources::of(&spec.config, &file)?;
@@ -116,7 +119,7 @@ fn resumed(
     session: Option<&str>,
     file: &ConfigFile,
     sources: &Sources,
-) -> Result<AgentSpawnConfig, RevivalError> {
+) -> Result<AgentSpawnConfig, ResumeError> {
     let mut resumed = config.clone();
     let mut env = BTreeMap::new();
     if let Some(name) = &config.preset {
@@ -128,11 +131,9 @@ fn resumed(
             config if config.adapter.ask => Mode::Asking,
             _ => Mode::Driven,
         };
-        // The service's `PATH` may lack the user's own directories.
-        let own = Path::new(&config.program).parent().map(Path::display);
-        let host = Host::new(|name| match (name, sources.lookup(name), &own) {
-            ("PATH", path, Some(own)) => Some(format!("{}:{own}", path.unwrap_or_default())),
-            (_, value, _) => value,
+        let host = Host::new(|name| match name {
+            "PATH" => Some(search_path(config, sources)),
+            _ => sources.lookup(name),
         });
         let (jail, added) = (config.jail.as_ref(), &config.added_args);
         let plan = preset.resume(name, &mode, session, jail, added, &host)?;
@@ -158,11 +159,31 @@ fn resumed(
             None => "restart",
         };
         let command = format!("{verb} {id}");
-        return Err(RevivalError::Variables { names, command });
+        return Err(ResumeError::Variables { names, command });
     }
     resumed.env.0 = env;
     resumed.resumes = Some(id.to_owned());
     Ok(resumed)
+}
+
+/// Returns the `PATH` of the daemon, with the directories from which the agent was run: the service's `PATH` may lack those of
+/// the user.
+fn search_path(config: &AgentSpawnConfig, sources: &Sources) -> String {
+    let own = sources.lookup("PATH").unwrap_or_default();
+    let mut directories = vec![PathBuf::from(own)];
+    directories.extend(Path::new(&config.program).parent().map(Path::to_owned));
+    let mounts = config.jail.iter().flat_map(|jail| &jail.mounts);
+    for mount in mounts.filter(|mount| mount.read_only) {
+        let source = Path::new(&mount.source);
+        // The last one: packages of npm.
+        directories.extend([source.to_owned(), source.join("bin"), source.join(".bin")]);
+        directories.extend(source.parent().map(Path::to_owned));
+    }
+    let directories: Vec<_> = directories
+        .iter()
+        .map(|path| path.to_string_lossy())
+        .collect();
+    directories.join(":")
 }
 
 /// Where the values of variables come from.
@@ -174,7 +195,7 @@ struct Sources {
 
 impl Sources {
     /// Reads the profile of an agent.
-    fn of(config: &AgentSpawnConfig, file: &ConfigFile) -> Result<Self, RevivalError> {
+    fn of(config: &AgentSpawnConfig, file: &ConfigFile) -> Result<Self, ResumeError> {
         let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
         let mut sources = Self {
             profile: BTreeMap::new(),
