@@ -17,6 +17,7 @@ pub mod lines;
 pub mod metrics;
 pub mod model;
 pub mod pi;
+pub mod real_agent;
 pub mod reports;
 pub mod scripted_model;
 pub mod small_disk;

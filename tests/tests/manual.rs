@@ -161,10 +161,10 @@ fn cli_matches_its_manual_page() {
     let mut on_page = BTreeMap::new();
     collect_options(&page, "Options of all commands", &[""], &mut on_page);
     assert_eq!(on_page.remove("").unwrap(), common);
-    let spawning = ["run", "spawn", "explain"];
+    let spawning = ["run", "spawn", "explain", "acp"];
     collect_options(
         &page,
-        "Options of run, spawn and explain",
+        "Options of run, spawn, explain and acp",
         &spawning,
         &mut on_page,
     );

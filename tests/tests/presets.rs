@@ -4,26 +4,13 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use colibri_tests::pi::{bin_of, tools_of};
-use colibri_tests::scripted_model::{ANSWER, ScriptedModel};
+use colibri_tests::real_agent::{AgentCase, AgentSetup, CLAUDE, GEMINI, PI};
+use colibri_tests::scripted_model::ANSWER;
 use colibri_tests::{Daemon, eventually, program, read, repository, text};
 use serde_json::{Value, json};
-
-/// How a test runs an agent with the scripted model.
-struct Case {
-    name: &'static str,
-    /// Variables of the user, with the URL of the model in place of `MODEL_URL`.
-    variables: &'static [(&'static str, &'static str)],
-    /// Files in the user's home.
-    files: &'static [(&'static str, &'static str)],
-    /// Options of `colibri run` and `spawn`; `PORT` is the port of the model.
-    options: &'static [&'static str],
-    /// Arguments of the agent.
-    args: &'static [&'static str],
-}
 
 /// What was found to work; a row of the table.
 #[derive(Default)]
@@ -35,101 +22,17 @@ impl Row {
     }
 }
 
-/// A daemon, a model, and the user's home and project.
-struct Setup {
-    case: Case,
-    daemon: Daemon,
-    model: ScriptedModel,
-    project: PathBuf,
+/// The checks of one agent.
+trait Checks {
+    fn check_once(&self, row: &mut Row) -> Value;
+    fn check_documented(&self);
+    fn check_resume(&self, row: &mut Row, args: &[&str]);
+    fn check_failure(&self, row: &mut Row);
+    fn check_driven(&self, row: &mut Row);
+    fn check_permission(&self, row: &mut Row);
 }
 
-impl Setup {
-    fn new(case: Case) -> Self {
-        let daemon = Daemon::start();
-        let model = ScriptedModel::start();
-        let project = daemon.path("project");
-        fs::create_dir(&project).unwrap();
-        let setup = Self {
-            case,
-            daemon,
-            model,
-            project,
-        };
-        for (path, content) in setup.case.files {
-            let path = setup.daemon.path(path);
-            fs::create_dir_all(path.parent().unwrap()).unwrap();
-            fs::write(path, setup.fill(content)).unwrap();
-        }
-        setup
-    }
-
-    fn fill(&self, text: &str) -> String {
-        text.replace("MODEL_URL", &self.model.url())
-            .replace("PORT", &self.model.port.to_string())
-    }
-
-    /// Returns a command of the user, in the project.
-    fn command(&self, words: &[&str]) -> Command {
-        let tools = bin_of(&tools_of(self.case.name));
-        let mut command = self.daemon.command("colibri");
-        command
-            .current_dir(&self.project)
-            .arg("--no-autostart")
-            .args(words)
-            .env("PATH", format!("{}:/usr/bin:/bin", tools.display()));
-        for (name, value) in self.case.variables {
-            command.env(name, self.fill(value));
-        }
-        command
-    }
-
-    /// Returns `colibri run` or `spawn` with the preset.
-    fn agent(&self, words: &[&str]) -> Command {
-        let (verb, words) = words.split_first().unwrap();
-        let mut command = self.command(&[verb, "--jail-path", "/", "--agent", self.case.name]);
-        command.args(self.case.options.iter().map(|option| self.fill(option)));
-        command.args(words);
-        if !self.case.args.is_empty() {
-            command.arg("--").args(self.case.args);
-        }
-        command
-    }
-
-    fn cli(&self, words: &[&str]) -> String {
-        let output = self.command(words).output().unwrap();
-        let (out, err) = (text(&output.stdout), text(&output.stderr));
-        assert!(output.status.success(), "{words:?}: {out}{err}");
-        out
-    }
-
-    fn spawn(&self, words: &[&str]) -> String {
-        let words = [&["spawn"], words].concat();
-        let output = self.agent(&words).output().unwrap();
-        let err = text(&output.stderr);
-        assert!(output.status.success(), "{err}");
-        text(&output.stdout).trim().to_owned()
-    }
-
-    fn wait_for_state(&self, id: &str, state: &str) -> Value {
-        eventually(&format!("agent is {state}"), || {
-            let agent = self.daemon.agent(id);
-            let state_now = agent["state"].as_str().unwrap().to_owned();
-            assert!(
-                agent["exit"].is_null() || state == "done" || state == "error",
-                "{agent}\n{}",
-                text(&self.daemon.stdout(id))
-            );
-            (state_now == state).then_some(agent)
-        })
-    }
-
-    /// Returns the agent that was started last.
-    fn last_agent(&self) -> Value {
-        let agents = self.daemon.agents().into_iter();
-        let last = agents.max_by_key(|agent| agent["started_at"].as_str().unwrap().to_owned());
-        last.unwrap()
-    }
-
+impl Checks for AgentSetup {
     /// Runs one prompt: the file is made, the transcript is readable, and the view is complete.
     fn check_once(&self, row: &mut Row) -> Value {
         let output = self
@@ -335,7 +238,7 @@ impl Setup {
 }
 
 /// Loses power while the agent works: it comes back and continues its session.
-fn check_reboot(setup: &mut Setup, row: &mut Row) {
+fn check_reboot(setup: &mut AgentSetup, row: &mut Row) {
     let id = setup.spawn(&[
         "--restart",
         "on-reboot",
@@ -369,7 +272,7 @@ fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }
 }
 
-fn finish(setup: &Setup, row: Row) {
+fn finish(setup: &AgentSetup, row: Row) {
     let listed: Value =
         serde_json::from_str(&setup.cli(&["agents", "--json", setup.case.name])).unwrap();
     let version = json!(listed["version"]);
@@ -382,16 +285,7 @@ fn finish(setup: &Setup, row: Row) {
 
 #[test]
 fn claude_runs_by_its_preset() {
-    let mut setup = Setup::new(Case {
-        name: "claude",
-        variables: &[
-            ("ANTHROPIC_API_KEY", "sk-ant-0123456789abcdef0123"),
-            ("ANTHROPIC_BASE_URL", "MODEL_URL"),
-        ],
-        files: &[],
-        options: &["--env", "CLAUDE_CODE_MAX_RETRIES=0"],
-        args: &[],
-    });
+    let mut setup = AgentSetup::new(CLAUDE);
     let mut row = Row::default();
     setup.check_once(&mut row);
     setup.check_resume(&mut row, setup.case.args);
@@ -406,7 +300,7 @@ fn claude_runs_by_its_preset() {
 
 #[test]
 fn codex_runs_by_its_preset() {
-    let mut setup = Setup::new(Case {
+    let mut setup = AgentSetup::new(AgentCase {
         name: "codex",
         variables: &[
             ("OPENAI_API_KEY", "sk-0123456789abcdef0123"),
@@ -437,16 +331,7 @@ fn codex_runs_by_its_preset() {
 
 #[test]
 fn gemini_runs_by_its_preset() {
-    let mut setup = Setup::new(Case {
-        name: "gemini",
-        variables: &[
-            ("GEMINI_API_KEY", "AIza0123456789abcdef0123"),
-            ("GOOGLE_GEMINI_BASE_URL", "MODEL_URL"),
-        ],
-        files: &[],
-        options: &[],
-        args: &[],
-    });
+    let mut setup = AgentSetup::new(GEMINI);
     let mut row = Row::default();
     setup.check_once(&mut row);
     setup.check_resume(&mut row, setup.case.args);
@@ -460,7 +345,7 @@ fn gemini_runs_by_its_preset() {
 
 #[test]
 fn qwen_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let setup = AgentSetup::new(AgentCase {
         name: "qwen",
         variables: &[
             ("OPENAI_API_KEY", "sk-0123456789abcdef0123"),
@@ -483,7 +368,7 @@ fn qwen_runs_by_its_preset() {
 
 #[test]
 fn copilot_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let setup = AgentSetup::new(AgentCase {
         name: "copilot",
         variables: &[
             ("COPILOT_PROVIDER_API_KEY", "sk-0123456789abcdef0123"),
@@ -507,7 +392,7 @@ fn copilot_runs_by_its_preset() {
 
 #[test]
 fn opencode_runs_by_its_preset() {
-    let mut setup = Setup::new(Case {
+    let mut setup = AgentSetup::new(AgentCase {
         name: "opencode",
         variables: &[],
         files: &[
@@ -535,26 +420,7 @@ fn opencode_runs_by_its_preset() {
 
 #[test]
 fn pi_runs_by_its_preset() {
-    let mut setup = Setup::new(Case {
-        name: "pi",
-        variables: &[],
-        files: &[
-            (
-                ".pi/agent/models.json",
-                r#"{"providers":{"scripted":{"baseUrl":"MODEL_URL/v1","api":"openai-completions","models":[{"id":"m","cost":{"input":1,"output":5,"cacheRead":0,"cacheWrite":0}}]}}}"#,
-            ),
-            (
-                ".pi/agent/settings.json",
-                r#"{"defaultProvider":"scripted","defaultModel":"m"}"#,
-            ),
-            (
-                ".pi/agent/auth.json",
-                r#"{"scripted":{"type":"api_key","key":"sk-0123456789abcdef"}}"#,
-            ),
-        ],
-        options: &["--allow", "127.0.0.1:PORT"],
-        args: &[],
-    });
+    let mut setup = AgentSetup::new(PI);
     let mut row = Row::default();
     setup.check_once(&mut row);
     setup.check_resume(&mut row, setup.case.args);
@@ -567,7 +433,7 @@ fn pi_runs_by_its_preset() {
 
 #[test]
 fn cline_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let setup = AgentSetup::new(AgentCase {
         name: "cline",
         // Its ACP mode takes the key from the environment, and the URL from the file.
         variables: &[
@@ -594,7 +460,7 @@ fn cline_runs_by_its_preset() {
 
 #[test]
 fn aider_runs_by_its_preset() {
-    let setup = Setup::new(Case {
+    let setup = AgentSetup::new(AgentCase {
         name: "aider",
         variables: &[
             ("OPENAI_API_KEY", "sk-0123456789abcdef"),

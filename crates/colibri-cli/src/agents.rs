@@ -68,6 +68,11 @@ pub(crate) fn with_preset(options: SpawnRequest, preset: Option<SpawnRequest>) -
     options.or(preset)
 }
 
+/// Returns whether the agent of a preset can ask before it uses its tools.
+pub(crate) fn can_ask(name: &str) -> Result<bool, CliError> {
+    Ok(find(&presets()?, name)?.asking.is_some())
+}
+
 /// Shows what the preset adds to a request.
 pub(crate) fn explain(request: &SpawnRequest) {
     for line in description(request) {

@@ -1,6 +1,6 @@
 //! Follows one turn of an agent, and collects its answer: the last message of the model in that turn.
 
-use colibri_client::glasspane::{Glasspane, Transcript, TranscriptItem};
+use colibri_client::glasspane::{Glasspane, Question, Transcript, TranscriptItem};
 use colibri_client::{
     AgentRuntime, AgentState, Client, ClientError, Events, Notification, Stream, output_bytes,
 };
@@ -18,6 +18,15 @@ pub(crate) struct TurnResult {
     pub(crate) text: String,
     /// Why the turn failed.
     pub(crate) error: Option<String>,
+}
+
+/// What has happened in a turn.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum TurnEvent {
+    /// The agent waits for an answer.
+    Asked(Question),
+    /// The turn has ended.
+    Ended(TurnResult),
 }
 
 /// A turn in progress, whose output is read.
@@ -41,63 +50,68 @@ impl Turn {
         })
     }
 
-    /// Waits until the turn has ended.
+    /// Waits until the turn has ended. Reports questions to the user.
     pub(crate) async fn wait(mut self) -> Result<TurnResult, CliError> {
+        loop {
+            match self.next().await? {
+                TurnEvent::Asked(_) => output::message(&format!(
+                    "agent {id} asks a question; answer it with colibri attach {id}",
+                    id = self.id
+                )),
+                TurnEvent::Ended(result) => return Ok(result),
+            }
+        }
+    }
+
+    /// Waits until the agent asks a question, or the turn has ended.
+    pub(crate) async fn next(&mut self) -> Result<TurnEvent, CliError> {
         loop {
             let event = self.events.next().await;
             let has_ended = match event.ok_or(ClientError::Closed)? {
                 Notification::AgentOutput(output) if output.stream == Stream::Stdout => {
                     self.reader.output(&output_bytes(output.data)?)
                 }
-                Notification::AgentState(change) => {
-                    if change.state == AgentState::Blocked {
-                        output::message(&format!(
-                            "agent {id} asks a question; answer it with colibri attach {id}",
-                            id = self.id
-                        ));
-                    }
-                    self.reader.state(change.state)
+                Notification::AgentState(change) => self.reader.turn.state(change.state),
+                Notification::AgentExit(_) => {
+                    return Err(ClientError::Ended(self.id.clone()).into());
                 }
-                Notification::AgentExit(_) => return Err(ClientError::Ended(self.id).into()),
                 _ => false,
             };
             if has_ended {
-                return Ok(self.reader.answer());
+                return Ok(TurnEvent::Ended(self.reader.answer()));
+            }
+            if let Some(question) = self.reader.messages.question.take() {
+                return Ok(TurnEvent::Asked(question));
             }
         }
     }
 }
 
-/// Extracts the answer from the output of a turn. Does no I/O.
-struct AnswerReader {
+/// Finds the end of a turn in the output of an agent. Does no I/O.
+pub(crate) struct TurnReader {
     pane: Glasspane,
     transcript: Transcript,
-    /// The message that is being streamed.
-    message: String,
-    /// The last complete message.
-    answer: String,
     /// Whether the agent has worked in this turn.
     has_worked: bool,
 }
 
-impl AnswerReader {
-    fn new(runtime: AgentRuntime) -> Self {
+impl TurnReader {
+    pub(crate) fn new(runtime: AgentRuntime) -> Self {
         Self {
             pane: Glasspane::new(runtime, 0),
             transcript: Transcript::new(runtime),
-            message: String::new(),
-            answer: String::new(),
             has_worked: false,
         }
     }
 
-    /// Processes output; returns `true` at the end of the turn.
-    fn output(&mut self, bytes: &[u8]) -> bool {
+    /// Processes output up to the end of the turn, and passes its items to `show`; returns `true` at the end of the turn.
+    pub(crate) fn output(&mut self, bytes: &[u8], mut show: impl FnMut(TranscriptItem)) -> bool {
         // The state is checked after each line.
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            for item in self.transcript.push_stdout(line) {
-                self.item(item);
-            }
+            self.transcript
+                .push_stdout(line)
+                .into_iter()
+                .for_each(&mut show);
             self.pane.push_output(line, 0);
             if self.pane.needs_activity() {
                 self.has_worked = true;
@@ -112,33 +126,78 @@ impl AnswerReader {
         false
     }
 
+    /// Records that output was dropped.
+    pub(crate) fn skip_gap(&mut self, bytes: u64) {
+        self.transcript.skip_gap();
+        self.pane.skip_output(bytes);
+    }
+
     /// Processes a state that the daemon reports; returns `true` at the end of the turn. The daemon calls an
     /// agent without events idle after a time without output.
-    fn state(&self, state: AgentState) -> bool {
+    pub(crate) fn state(&self, state: AgentState) -> bool {
         self.pane.needs_activity() && self.has_worked && state == AgentState::Idle
     }
 
-    fn item(&mut self, item: TranscriptItem) {
-        match item {
-            TranscriptItem::Text(text) | TranscriptItem::Output(text) => {
-                self.message.push_str(&text);
-                let surplus = self.message.len().saturating_sub(MAX_ANSWER);
-                let surplus = self.message.ceil_char_boundary(surplus);
-                self.message.drain(..surplus);
-            }
-            TranscriptItem::BlockEnd if !self.message.trim().is_empty() => {
-                self.answer = std::mem::take(&mut self.message);
-            }
-            TranscriptItem::BlockEnd => self.message.clear(),
-            _ => {}
+    /// Returns the last error of the turn.
+    fn error(&self) -> Option<String> {
+        self.pane.view().last_error.clone()
+    }
+}
+
+/// Extracts the answer from the output of a turn. Does no I/O.
+struct AnswerReader {
+    turn: TurnReader,
+    messages: Messages,
+}
+
+/// The messages and the questions of a turn.
+#[derive(Default)]
+struct Messages {
+    /// The message that is being streamed.
+    current: String,
+    /// The last complete message.
+    answer: String,
+    /// The last question.
+    question: Option<Question>,
+}
+
+impl AnswerReader {
+    fn new(runtime: AgentRuntime) -> Self {
+        Self {
+            turn: TurnReader::new(runtime),
+            messages: Messages::default(),
         }
     }
 
-    fn answer(mut self) -> TurnResult {
-        self.item(TranscriptItem::BlockEnd);
+    /// Processes output; returns `true` at the end of the turn.
+    fn output(&mut self, bytes: &[u8]) -> bool {
+        self.turn.output(bytes, |item| self.messages.item(item))
+    }
+
+    fn answer(&mut self) -> TurnResult {
+        self.messages.item(TranscriptItem::BlockEnd);
         TurnResult {
-            text: self.answer,
-            error: self.pane.view().last_error.clone(),
+            text: std::mem::take(&mut self.messages.answer),
+            error: self.turn.error(),
+        }
+    }
+}
+
+impl Messages {
+    fn item(&mut self, item: TranscriptItem) {
+        match item {
+            TranscriptItem::Text(text) | TranscriptItem::Output(text) => {
+                self.current.push_str(&text);
+                let surplus = self.current.len().saturating_sub(MAX_ANSWER);
+                let surplus = self.current.ceil_char_boundary(surplus);
+                self.current.drain(..surplus);
+            }
+            TranscriptItem::BlockEnd if !self.current.trim().is_empty() => {
+                self.answer = std::mem::take(&mut self.current);
+            }
+            TranscriptItem::BlockEnd => self.current.clear(),
+            TranscriptItem::Question(question) => self.question = Some(question),
+            _ => {}
         }
     }
 }
@@ -197,10 +256,13 @@ mod tests {
     #[test]
     fn generic_turn_ends_when_the_daemon_reports_idle() {
         let mut reader = AnswerReader::new(AgentRuntime::Generic);
-        assert!(!reader.state(AgentState::Idle), "before it has written");
+        assert!(
+            !reader.turn.state(AgentState::Idle),
+            "before it has written"
+        );
         assert!(!reader.output(b"got "));
         assert!(!reader.output(b"it\n"));
-        assert!(reader.state(AgentState::Idle));
+        assert!(reader.turn.state(AgentState::Idle));
         assert_eq!(reader.answer().text, "got it\n");
     }
 }

@@ -8,13 +8,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{ArgGroup, Args, CommandFactory, Parser, Subcommand};
 use clap_complete::Shell;
 use colibri_client::{Size, Stream};
 use colibri_template::{AgentUserName, ArchivePath, DatasetName, Digest};
 
 use self::spawn::variable;
-pub(crate) use self::spawn::{ProfileSettings, Spawn, milliseconds};
+pub(crate) use self::spawn::{ProfileSettings, Spawn, is_project, milliseconds};
 use self::values::{age, agent, duration, one_of, parsed, since};
 use crate::connect::lookup;
 use crate::error::CliError;
@@ -54,7 +54,7 @@ pub(crate) struct CliArguments {
     pub(crate) command: CliCommand,
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 pub(crate) struct Global {
     /// Socket of the daemon [default: $COLIBRI_SOCKET, else the socket of your running daemon, else $XDG_RUNTIME_DIR/colibri/colibri.sock; see colibri(1)]
     #[arg(long, global = true, value_name = "PATH")]
@@ -173,6 +173,10 @@ pub(crate) enum CliCommand {
         #[arg(long)]
         dry_run: bool,
     },
+    /// Serve an editor by the Agent Client Protocol on standard input and output: each session is an agent in a sandbox
+    Acp(Box<Acp>),
+    /// Serve an agent by the Model Context Protocol on standard input and output: it starts and leads other agents
+    Mcp(McpArgs),
     /// Show all agents in a live table; attach to, prompt and kill them there
     Top,
     /// Check whether this host can run agents, and print how to fix problems
@@ -304,6 +308,32 @@ pub(crate) struct Background {
         allow_hyphen_values = true
     )]
     pub(crate) prompt: Option<String>,
+}
+
+/// The options of `acp`. The session of the editor determines the workspace and the name.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("preset").args(["agent"]).required(true).conflicts_with_all([
+    "task", "workspace", "cwd", "name", "no_input", "restart", "terminal",
+]))]
+pub(crate) struct Acp {
+    #[command(flatten)]
+    pub(crate) spawn: Spawn,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct McpArgs {
+    /// Start all agents from this profile of the settings file
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+    /// Let agents work in this directory and those below it [default: the current directory]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) workspace: Option<PathBuf>,
+    /// Maximum number of agents that run at the same time
+    #[arg(long, value_name = "COUNT", default_value = "8", value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub(crate) max_agents: u16,
+    /// Do not kill the agents at the end of the connection
+    #[arg(long)]
+    pub(crate) keep: bool,
 }
 
 #[derive(Debug, Args)]

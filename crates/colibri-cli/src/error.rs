@@ -78,6 +78,11 @@ impl CliError {
         move |source| Self::Io { context, source }
     }
 
+    /// Returns whether the daemon has no agent with the id.
+    pub(crate) fn is_unknown_agent(&self) -> bool {
+        matches!(self, Self::Client(ClientError::Rpc(error)) if error.data.kind == ErrorKind::UnknownAgent)
+    }
+
     /// Returns the message, with command-line options in place of request fields.
     pub(crate) fn message(&self) -> String {
         match self {

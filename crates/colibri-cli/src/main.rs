@@ -2,10 +2,12 @@
 
 #![forbid(unsafe_code)]
 
+mod acp;
 mod agents;
 mod answer;
 mod args;
 mod attach;
+mod bridge;
 mod commands;
 mod config;
 mod connect;
@@ -19,6 +21,7 @@ mod flags;
 mod input;
 mod jail;
 mod logs;
+mod mcp;
 mod output;
 mod paths;
 mod prompt;
@@ -95,6 +98,8 @@ async fn execute(arguments: CliArguments) -> Result<u8, CliError> {
             older_than,
             dry_run,
         } => commands::prune(&global, older_than, dry_run).await,
+        CliCommand::Acp(acp) => acp::acp(&global, *acp).await,
+        CliCommand::Mcp(mcp) => mcp::mcp(&global, mcp).await,
         CliCommand::Top => top::top(&global).await,
         CliCommand::Doctor { json } => doctor::doctor(&global, json).await,
         CliCommand::Jail(command) => jail::jail(command).await,

@@ -46,7 +46,9 @@ impl TranscriptFormatter {
             TranscriptItem::Thinking(text) => self.fragment(THINKING, text),
             TranscriptItem::Stderr(text) => self.fragment(STDERR, text),
             TranscriptItem::BlockEnd => self.end_line().to_owned(),
-            TranscriptItem::ToolCall { name, arguments } => match arguments.as_str() {
+            TranscriptItem::ToolCall {
+                name, arguments, ..
+            } => match arguments.as_str() {
                 "" => self.lines(TOOL_CALL, name),
                 arguments => self.lines(TOOL_CALL, &format!("{name}: {arguments}")),
             },
@@ -55,6 +57,7 @@ impl TranscriptFormatter {
                 text,
                 omitted_lines,
                 failed,
+                ..
             } => {
                 let kind = if *failed { TOOL_FAILURE } else { TOOL_RESULT };
                 let mut out = String::new();

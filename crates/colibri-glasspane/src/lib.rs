@@ -18,7 +18,7 @@ pub use command::{
     reads_no_commands, sends_response,
 };
 pub use formatter::TranscriptFormatter;
-pub use question::Question;
+pub use question::{AnswerOption, Grant, Question};
 pub use runtimes::{adapted_runtime, recognize_program};
 pub use state_machine::Glasspane;
 pub use transcript::{Transcript, TranscriptItem};

@@ -48,11 +48,26 @@ pub(crate) struct QuestionOption {
 }
 
 /// What an answer to a permission request permits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Grant {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Grant {
+    /// This use of the tool.
     Once,
+    /// This use and later ones.
     Always,
+    /// Nothing.
     Refused,
+}
+
+/// An answer that a question offers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct AnswerOption {
+    /// Text of [`crate::AgentCommand::Answer`] that selects the option.
+    pub answer: String,
+    /// Sanitized text to show; a line.
+    pub label: String,
+    /// What the answer permits; absent for a question that is not about a permission.
+    pub grant: Option<Grant>,
 }
 
 /// A valid answer.
@@ -96,6 +111,32 @@ impl Question {
         }
     }
 
+    /// Returns the answers that the question offers; none if it expects text.
+    #[must_use]
+    pub fn options(&self) -> Vec<AnswerOption> {
+        let option = |answer: &str, label: &str, grant| AnswerOption {
+            answer: answer.to_owned(),
+            label: sanitize_line(label, MAX_LABEL_CHARS),
+            grant,
+        };
+        match &self.kind {
+            QuestionKind::Confirm => vec![option("y", "yes", None), option("n", "no", None)],
+            QuestionKind::Choice(options) => (1..)
+                .zip(options)
+                .filter_map(|(number, one)| {
+                    // A label may look like the number of another option.
+                    let number = number.to_string();
+                    let id = one.id.as_str().unwrap_or_default();
+                    let answer = [number.as_str(), id, &one.label]
+                        .into_iter()
+                        .find(|answer| self.parse_answer(answer) == Ok(Answer::Chosen(one)))?;
+                    Some(option(answer, &one.label, one.grant))
+                })
+                .collect(),
+            QuestionKind::Text => Vec::new(),
+        }
+    }
+
     /// Interprets a typed answer. A permission request also takes `y` and `n`, which permit once and refuse.
     pub(crate) fn parse_answer<'a>(&'a self, typed: &'a str) -> Result<Answer<'a>, CommandError> {
         let answer = typed.trim();
@@ -134,5 +175,42 @@ impl Question {
             }
             QuestionKind::Text => Ok(Answer::Text(typed)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offered_answer_selects_its_option() {
+        let option = |id: &str, label: &str| QuestionOption {
+            id: id.into(),
+            label: label.to_owned(),
+            grant: Some(Grant::Once),
+        };
+        let options = vec![option("a", "2"), option("b", "x\u{1b}y"), option("3", "z")];
+        let question = Question::new(
+            &Value::Null,
+            "Which?",
+            "",
+            QuestionKind::Choice(options.clone()),
+        );
+        let offered = question.options();
+        assert_eq!(offered.len(), 3);
+        for (offered, expected) in offered.iter().zip(&options) {
+            let chosen = question.parse_answer(&offered.answer);
+            assert_eq!(chosen, Ok(Answer::Chosen(expected)), "{offered:?}");
+            assert!(!offered.label.contains('\u{1b}'));
+        }
+        let confirm = Question::new(&Value::Null, "Sure?", "", QuestionKind::Confirm);
+        let answers: Vec<_> = confirm
+            .options()
+            .into_iter()
+            .map(|one| one.answer)
+            .collect();
+        assert_eq!(answers, ["y", "n"]);
+        let text = Question::new(&Value::Null, "Name?", "", QuestionKind::Text);
+        assert_eq!(text.options(), []);
     }
 }

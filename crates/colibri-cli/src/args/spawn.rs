@@ -21,7 +21,7 @@ use crate::error::CliError;
 use crate::output;
 use crate::paths::{CurrentDir, normalize_in_jail};
 
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub(crate) struct Spawn {
     /// Start from this profile of the settings file; options take precedence over it
     #[arg(long, value_name = "NAME")]
@@ -190,6 +190,30 @@ impl Spawn {
             || !self.env_file.is_empty()
             || !self.secrets.is_empty()
             || !self.credential.is_empty()
+    }
+
+    /// Returns the options with this name.
+    pub(crate) fn with_name(self, name: Option<AgentName>) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Returns the options for an agent that works in this directory of the host, and may write it.
+    pub(crate) fn with_workspace(self, directory: PathBuf) -> Self {
+        match self.no_jail {
+            true => self.with_cwd(directory.to_string_lossy().into_owned()),
+            false => Self {
+                workspace: Some(directory),
+                ..self
+            },
+        }
+    }
+
+    /// Returns the options for an agent that works in this directory, which another option or the profile shows it.
+    pub(crate) fn with_cwd(self, directory: String) -> Self {
+        Self {
+            cwd: Some(directory),
+            ..self
+        }
     }
 
     /// Returns the spawn request.
@@ -438,7 +462,7 @@ fn show_current_directory(
 }
 
 /// Returns whether a directory may be that of a project: it does not contain the home directory, and is none of the system.
-fn is_project(path: &Path) -> bool {
+pub(crate) fn is_project(path: &Path) -> bool {
     let is_system = SYSTEM.iter().any(|system| path.starts_with(system));
     let contains_home = std::env::home_dir().is_some_and(|home| home.starts_with(path));
     path != Path::new("/") && !is_system && !contains_home

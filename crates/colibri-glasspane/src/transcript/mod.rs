@@ -36,6 +36,8 @@ pub enum TranscriptItem {
     BlockEnd,
     /// The agent calls a tool.
     ToolCall {
+        /// Id that the agent gave the call; a line.
+        id: String,
         /// Name of the tool; a line.
         name: String,
         /// Arguments; a line.
@@ -43,6 +45,8 @@ pub enum TranscriptItem {
     },
     /// A tool ended.
     ToolResult {
+        /// Id of the call; a line.
+        id: String,
         /// Name of the tool, if other items separate the result from its call.
         tool: Option<String>,
         /// First lines of the result.
@@ -301,8 +305,11 @@ impl Transcript {
             id: id.to_owned(),
             name: name.clone(),
         });
-        self.items
-            .push(TranscriptItem::ToolCall { name, arguments });
+        self.items.push(TranscriptItem::ToolCall {
+            id: sanitize_line(id, MAX_LINE_CHARS),
+            name,
+            arguments,
+        });
     }
 
     fn push_tool_result(&mut self, id: &str, content: Content<'_>, failed: bool) {
@@ -311,6 +318,7 @@ impl Transcript {
         let call = index.map(|index| self.open_calls.remove(index));
         let result = summary::first_lines(&content_text(content));
         self.items.push(TranscriptItem::ToolResult {
+            id: sanitize_line(id, MAX_LINE_CHARS),
             tool: call
                 .map(|call| call.name)
                 .filter(|_| self.last_call.as_deref() != Some(id)),
