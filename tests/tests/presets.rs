@@ -30,6 +30,7 @@ trait Checks {
     fn check_failure(&self, row: &mut Row);
     fn check_driven(&self, row: &mut Row);
     fn check_permission(&self, row: &mut Row);
+    fn check_resumed_permission(&self);
 }
 
 impl Checks for AgentSetup {

@@ -70,7 +70,7 @@ pub(crate) fn with_preset(options: SpawnRequest, preset: Option<SpawnRequest>) -
 
 /// Returns whether the agent of a preset can ask before it uses its tools.
 pub(crate) fn can_ask(name: &str) -> Result<bool, CliError> {
-    Ok(find(&presets()?, name)?.asking.is_some())
+    Ok(find(&presets()?, name)?.ask_args.is_some())
 }
 
 /// Shows what the preset adds to a request.

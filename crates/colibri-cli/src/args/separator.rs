@@ -42,7 +42,7 @@ fn correct(mut command: Command, words: &[String]) -> Option<String> {
     }
     let matches = command.try_get_matches_from(words).ok()?;
     let (_, matches) = matches.subcommand()?;
-    if matches.try_contains_id("agent") == Ok(true) {
+    if matches.try_contains_id("agent").unwrap_or_default() {
         return None;
     }
     let program_words = matches.try_get_many::<String>("command").ok()??;
