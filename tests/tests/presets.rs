@@ -252,6 +252,12 @@ fn check_reboot(setup: &mut AgentSetup, row: &mut Row) {
     for (name, value) in setup.case.variables {
         command.env(name, setup.fill(value));
     }
+    // Values of --env are not stored.
+    for pair in setup.case.options.windows(2) {
+        if let ("--env", Some((name, value))) = (pair[0], pair[1].split_once('=')) {
+            command.env(name, setup.fill(value));
+        }
+    }
     setup.daemon.launch_command(command);
     let agent = eventually("the agent comes back and ends", || {
         let old = setup.daemon.agent(&id);
@@ -266,7 +272,7 @@ fn check_reboot(setup: &mut AgentSetup, row: &mut Row) {
     if old["view"]["session"].is_string() {
         assert_eq!(old["view"]["session"], agent["view"]["session"], "{output}");
     }
-    row.add("comes back after a reboot", "yes");
+    row.add("reboot", "yes");
 }
 
 fn yes(value: bool) -> &'static str {
@@ -505,11 +511,12 @@ fn table_of_agents_is_current() {
         "permission",
         "abort",
         "resume",
+        "reboot",
     ];
     let mut table = format!(
-        "| agent | {} |\n|{}\n",
+        "| agent | {} | terminal |\n|{}\n",
         COLUMNS.join(" | "),
-        "---|".repeat(COLUMNS.len() + 1)
+        "---|".repeat(COLUMNS.len() + 2)
     );
     for agent in [
         "pi", "claude", "codex", "gemini", "qwen", "opencode", "copilot", "cline", "aider",
@@ -521,7 +528,13 @@ fn table_of_agents_is_current() {
                 .find_map(|line| line.strip_prefix(&format!("{column}: ")));
             line.unwrap_or("-").to_owned()
         };
-        let cells: Vec<String> = COLUMNS.iter().map(cell).collect();
+        let mut cells: Vec<String> = COLUMNS.iter().map(cell).collect();
+        // tests/agents.rs shows the screen of these on attached terminals.
+        let screen = format!("tests/tests/snapshots/agents__{agent}_answered.snap");
+        cells.push(match repository().join(screen).exists() {
+            true => "yes".to_owned(),
+            false => "-".to_owned(),
+        });
         table.push_str(&format!("| {agent} | {} |\n", cells.join(" | ")));
     }
     let page = read("docs/agents.md");

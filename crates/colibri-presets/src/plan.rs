@@ -429,7 +429,7 @@ impl Preset {
     }
 }
 
-/// Reports whether a session, which an agent that is not trusted has reported, is a word that is no option.
+/// Reports whether a session, which an agent that is not trusted has reported, is a word that cannot be an option.
 fn is_session_id(id: &str) -> bool {
     let is_allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:/".contains(&byte);
     !id.is_empty() && !id.starts_with('-') && id.bytes().all(is_allowed)

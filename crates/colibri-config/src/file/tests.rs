@@ -278,7 +278,7 @@ fn sample_file_is_valid_and_contains_every_key() {
     {
         assert!(
             settings.contains(&format!("\n{field} = "))
-                || settings.contains(&format!(".{field}]\n"))
+                || settings.contains(&format!(".{field}]"))
                 || settings.contains(&format!("[[{field}]]\n"))
                 || settings.starts_with("socket = ") && *field == "socket",
             "{field} is not in the sample"
