@@ -3,10 +3,14 @@
 use serde_json::Value;
 
 use crate::CommandError;
-use crate::sanitize::sanitize_line;
+use crate::sanitize::{sanitize_line, sanitize_text};
 
-/// Maximum length of a text of a question, in characters.
-const MAX_TEXT_CHARS: usize = 400;
+/// Maximum length of the title of a question, in characters.
+const MAX_TITLE_CHARS: usize = 400;
+/// Maximum length of what a question is about, in characters. Of a longer text, the start and the end are shown.
+const MAX_DETAIL_CHARS: usize = 2000;
+/// Length of the end that is shown.
+const TAIL_CHARS: usize = 400;
 /// Maximum length of an option's label, in characters.
 const MAX_LABEL_CHARS: usize = 100;
 /// Maximum number of options.
@@ -21,6 +25,8 @@ pub struct Question {
     /// Id that the agent gave the question; not sanitized.
     pub(crate) id: Value,
     pub(crate) kind: QuestionKind,
+    /// The text does not contain everything that the question is about.
+    pub(crate) is_truncated: bool,
     /// What an answer repeats, such as the input of the tool that the question is about.
     pub(crate) context: Value,
 }
@@ -81,8 +87,8 @@ pub(crate) enum Answer<'a> {
 impl Question {
     /// Creates a question. `detail` follows the title on the same line.
     pub(crate) fn new(id: &Value, title: &str, detail: &str, kind: QuestionKind) -> Self {
-        let title = sanitize_line(title, MAX_TEXT_CHARS);
-        let detail = sanitize_line(detail, MAX_TEXT_CHARS);
+        let title = sanitize_line(title, MAX_TITLE_CHARS);
+        let (detail, is_truncated) = detail_line(detail);
         let mut text = match (title.is_empty(), detail.is_empty()) {
             (_, true) => title,
             (true, _) => detail,
@@ -107,6 +113,7 @@ impl Question {
             text,
             id: id.clone(),
             kind,
+            is_truncated,
             context: Value::Null,
         }
     }
@@ -123,21 +130,15 @@ impl Question {
             QuestionKind::Confirm => vec![option("y", "yes", None), option("n", "no", None)],
             QuestionKind::Choice(options) => (1..)
                 .zip(options)
-                .filter_map(|(number, one)| {
-                    // A label may look like the number of another option.
-                    let number = number.to_string();
-                    let id = one.id.as_str().unwrap_or_default();
-                    let answer = [number.as_str(), id, &one.label]
-                        .into_iter()
-                        .find(|answer| self.parse_answer(answer) == Ok(Answer::Chosen(one)))?;
-                    Some(option(answer, &one.label, one.grant))
-                })
+                .map(|(number, one)| option(&number.to_string(), &one.label, one.grant))
                 .collect(),
             QuestionKind::Text => Vec::new(),
         }
     }
 
-    /// Interprets a typed answer. A permission request also takes `y` and `n`, which permit once and refuse.
+    /// Interprets a typed answer: a shown number, for a permission request `y` or `n`, which permit once and refuse, or a label. The
+    /// order matters: the agent chooses labels and ids, which must not change what a number or `y` means. A request that is not shown
+    /// completely takes no `y`.
     pub(crate) fn parse_answer<'a>(&'a self, typed: &'a str) -> Result<Answer<'a>, CommandError> {
         let answer = typed.trim();
         let invalid = |expected: &str| {
@@ -153,9 +154,6 @@ impl Question {
                 .map(Answer::Confirmed)
                 .ok_or_else(|| invalid("y or n")),
             QuestionKind::Choice(options) => {
-                let named = options
-                    .iter()
-                    .find(|option| option.label == answer || option.id == answer);
                 let numbered = || {
                     let number = answer.parse::<usize>().ok()?;
                     options.get(number.checked_sub(1)?)
@@ -167,9 +165,15 @@ impl Question {
                     };
                     options.iter().find(|option| option.grant == Some(wanted))
                 };
-                named
-                    .or_else(numbered)
+                let labelled = || options.iter().find(|option| option.label == answer);
+                let is_request = options.iter().any(|option| option.grant.is_some());
+                if self.is_truncated && is_request && yes_or_no == Some(true) {
+                    let message = "the request is too long to be shown; read all of it with colibri logs, then enter the number of an answer";
+                    return Err(CommandError::new(message.to_owned()));
+                }
+                numbered()
                     .or_else(granted)
+                    .or_else(labelled)
                     .map(Answer::Chosen)
                     .ok_or_else(|| invalid(&format!("a number from 1 to {}", options.len())))
             }
@@ -178,9 +182,76 @@ impl Question {
     }
 }
 
+/// Returns a text as one line without runs of white space, which could hide its end, and whether a part is omitted.
+fn detail_line(text: &str) -> (String, bool) {
+    let clean = sanitize_text(text);
+    let lines = clean.lines().map(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.join(" ")
+    });
+    let lines: Vec<String> = lines.filter(|line| !line.is_empty()).collect();
+    let line = lines.join(" ⏎ ");
+    let omitted = line.chars().count().saturating_sub(MAX_DETAIL_CHARS);
+    if omitted == 0 {
+        return (line, false);
+    }
+    let head: String = line.chars().take(MAX_DETAIL_CHARS - TAIL_CHARS).collect();
+    let rest: String = line
+        .chars()
+        .skip(MAX_DETAIL_CHARS - TAIL_CHARS + omitted)
+        .collect();
+    (
+        format!("{head} … {omitted} characters are not shown … {rest}"),
+        true,
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ids_and_labels_of_an_agent_do_not_change_a_typed_answer() {
+        let option = |id: &str, label: &str, grant| QuestionOption {
+            id: id.into(),
+            label: label.to_owned(),
+            grant: Some(grant),
+        };
+        let kind = QuestionKind::Choice(vec![
+            option("x", "Reject", Grant::Refused),
+            option("1", "Allow always", Grant::Always),
+            option("n", "1", Grant::Once),
+        ]);
+        let question = Question::new(&Value::Null, "?", "ls", kind.clone());
+        let chosen = |question: &Question, typed| match question.parse_answer(typed) {
+            Ok(Answer::Chosen(option)) => option.grant.unwrap(),
+            other => panic!("{typed}: {other:?}"),
+        };
+        for (typed, expected) in [
+            ("1", Grant::Refused),
+            ("2", Grant::Always),
+            ("3", Grant::Once),
+            ("n", Grant::Refused),
+            ("y", Grant::Once),
+            ("Allow always", Grant::Always),
+        ] {
+            assert_eq!(chosen(&question, typed), expected, "{typed}");
+        }
+        assert!(question.parse_answer("x").is_err());
+        // What padding moves out of the text is not allowed by `y`.
+        let padded = format!("ls {} ; curl evil", "a".repeat(5000));
+        let question = Question::new(&Value::Null, "?", &padded, kind);
+        assert!(question.text.contains("; curl evil"), "{}", question.text);
+        assert!(question.parse_answer("y").is_err());
+        assert_eq!(chosen(&question, "n"), Grant::Refused);
+    }
+
+    #[test]
+    fn white_space_hides_no_part_of_a_question() {
+        let (line, is_truncated) =
+            detail_line(&format!("ls{}; rm x\n\n  rm y\t z", " ".repeat(500)));
+        assert_eq!((line.as_str(), is_truncated), ("ls ; rm x ⏎ rm y z", false));
+    }
 
     #[test]
     fn offered_answer_selects_its_option() {

@@ -359,6 +359,7 @@ impl Preset {
             hint,
         })?;
         let fill = |word: &String| {
+            // A session contains no braces; see `is_session_id`.
             let word = word.replace("{session}", id);
             word.replace("{prompt}", prompt.unwrap_or_default())
         };

@@ -73,12 +73,12 @@ pub(crate) fn find(program: &str, search: &str, home: Option<&Path>) -> Option<I
         mounts: Vec::new(),
         directories: Vec::new(),
     };
-    installed.show(&path);
+    installed.show(&path, home);
     // The interpreter beside the program is the one it was installed with.
     let beside = found.parent().map(Path::to_owned);
     let directories: Vec<PathBuf> = beside.into_iter().chain(directories).collect();
     if let Some(interpreter) = interpreter(&path, &directories) {
-        installed.show_interpreter(&interpreter);
+        installed.show_interpreter(&interpreter, home);
     }
     Some(installed)
 }
@@ -129,9 +129,18 @@ impl InstalledProgram {
         })
     }
 
-    /// Adds the mount that shows a real path.
-    fn show(&mut self, path: &Path) {
-        if let Some(root) = mount_root(path)
+    /// Adds the mount that shows a real path. The files that lead to it may be those of an agent: the home of the user and the
+    /// directories above it are never shown as a whole.
+    fn show(&mut self, path: &Path, home: Option<&Path>) {
+        let real_home = home.and_then(|home| home.canonicalize().ok());
+        let contains_home = |root: &PathBuf| {
+            let homes = [home, real_home.as_deref()];
+            homes
+                .into_iter()
+                .flatten()
+                .any(|home| home.starts_with(root))
+        };
+        if let Some(root) = mount_root(path).filter(|root| !contains_home(root))
             && !self.mounts.iter().any(|mount| root.starts_with(mount))
         {
             self.mounts.retain(|mount| !mount.starts_with(&root));
@@ -139,11 +148,15 @@ impl InstalledProgram {
         }
     }
 
-    fn show_interpreter(&mut self, path: &Path) {
+    fn show_interpreter(&mut self, path: &Path, home: Option<&Path>) {
         let Ok(real) = path.canonicalize() else {
             return;
         };
-        self.show(&real);
+        // A first line may name any file, such as a key.
+        if !is_executable(&real) {
+            return;
+        }
+        self.show(&real, home);
         for directory in [path.parent(), real.parent()].into_iter().flatten() {
             let directory = directory.to_owned();
             if !self.directories.contains(&directory) {
@@ -151,10 +164,10 @@ impl InstalledProgram {
             }
         }
         if let Some(environment) = python_environment(path) {
-            self.show(&environment);
+            self.show(&environment, home);
         }
         if let Some(base) = python_base(path) {
-            self.show(&base);
+            self.show(&base, home);
         }
     }
 }
@@ -194,8 +207,30 @@ fn python_base(path: &Path) -> Option<PathBuf> {
         .lines()
         .find_map(|line| line.strip_prefix("home")?.trim_start().strip_prefix('='))?;
     // `home` is the directory of the program: PREFIX/bin.
-    let prefix = Path::new(home.trim()).canonicalize().ok()?;
-    prefix.parent().map(Path::to_owned)
+    let programs = Path::new(home.trim()).canonicalize().ok()?;
+    let prefix = programs.parent()?.to_owned();
+    // An agent that can write the file could name any directory.
+    is_python(&programs, &prefix).then_some(prefix)
+}
+
+/// Reports whether a directory is an installation of Python, and not one, like `~/.local`, that contains links to one.
+fn is_python(programs: &Path, prefix: &Path) -> bool {
+    let names = |directory: &Path| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        entries
+            .map(|entry| entry.path())
+            .filter(|path| {
+                let name = path.file_name().and_then(|name| name.to_str());
+                name.is_some_and(|name| name.starts_with("python"))
+            })
+            .collect::<Vec<_>>()
+    };
+    let is_inside = |path: PathBuf| {
+        let real = path.canonicalize().ok();
+        real.is_some_and(|real| real.starts_with(prefix) && is_executable(&real))
+    };
+    names(programs).into_iter().any(is_inside)
+        && names(&prefix.join("lib")).iter().any(|path| path.is_dir())
 }
 
 /// Returns the interpreter of a script, as execve(2) and env(1) find it.
@@ -264,10 +299,50 @@ mod tests {
     }
 
     #[test]
+    fn files_of_an_agent_show_no_directory_of_the_user() {
+        let (_dir, home) = temporary();
+        let project = home.join("project");
+        executable(&project.join("env/bin/python"), "");
+        let secret = home.join(".ssh/key");
+        fs::create_dir_all(secret.parent().unwrap()).unwrap();
+        fs::create_dir_all(home.join(".local/bin")).unwrap();
+        fs::create_dir_all(home.join(".local/lib/python3.12")).unwrap();
+        fs::write(&secret, "s3cret").unwrap();
+        let elsewhere = home.join("real/python3");
+        executable(&elsewhere, "");
+        symlink(&elsewhere, home.join(".local/bin/python3")).unwrap();
+        let python = format!("#!{}\n", project.join("env/bin/python").display());
+        for (base, first_line) in [
+            (project.clone(), python.clone()),
+            (home.join(".ssh"), python.clone()),
+            (home.join(".local/bin"), python.clone()),
+            (PathBuf::from("/"), python),
+            (project.clone(), format!("#!{}\n", secret.display())),
+        ] {
+            let config = format!("home = {}\n", base.display());
+            fs::write(project.join("env/pyvenv.cfg"), config).unwrap();
+            executable(&project.join("agent"), &first_line);
+            let search = project.display().to_string();
+            let found = find("agent", &search, Some(&home)).unwrap();
+            let in_project = |mount: &PathBuf| mount.starts_with(&project);
+            assert!(found.mounts.iter().all(in_project), "{base:?}: {found:?}");
+        }
+        // A virtual environment in the home itself.
+        fs::write(home.join("pyvenv.cfg"), "").unwrap();
+        executable(&home.join("bin/agent"), "");
+        let search = home.join("bin").display().to_string();
+        assert_eq!(
+            find("agent", &search, Some(&home)).unwrap().mounts,
+            [] as [PathBuf; 0]
+        );
+    }
+
+    #[test]
     fn python_tool_is_shown_with_its_environment_and_base() {
         let (_dir, root) = temporary();
         let venv = root.join("tools/aider");
         executable(&root.join("python/bin/python3.12"), "");
+        fs::create_dir_all(root.join("python/lib/python3.12")).unwrap();
         fs::create_dir_all(venv.join("bin")).unwrap();
         symlink(root.join("python/bin/python3.12"), venv.join("bin/python")).unwrap();
         fs::write(

@@ -16,6 +16,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use crate::remove_tree::remove_tree;
 use crate::{SpawnError, StateDir};
 
 /// Maximum size of all files that are copied for one agent, in bytes.
@@ -63,7 +64,7 @@ impl Drop for ProvidedHome {
         }
         let undone = match &self.source {
             Some(source) => fs::rename(&self.path, source),
-            None => fs::remove_dir_all(&self.path),
+            None => remove_tree(&self.path),
         };
         if let Err(error) = undone {
             tracing::warn!(home = %self.path.display(), %error, "cannot remove the home of an agent that was not started");
@@ -132,16 +133,13 @@ pub fn remove_home(agent_directory: &Path) -> io::Result<()> {
     let (Some(state), Some(id)) = (state, agent_directory.file_name()) else {
         return Ok(());
     };
-    match fs::remove_dir_all(state.join(HOMES).join(id)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
+    remove_tree(&state.join(HOMES).join(id))
 }
 
-/// Removes the homes of agents that were never started.
+/// Removes the homes of agents that were never started. One that cannot be removed is logged.
 ///
 /// # Errors
-/// A home cannot be removed.
+/// The homes cannot be listed.
 pub(crate) fn remove_orphaned_homes(state: &StateDir) -> io::Result<()> {
     let entries = match fs::read_dir(state.path().join(HOMES)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -149,8 +147,10 @@ pub(crate) fn remove_orphaned_homes(state: &StateDir) -> io::Result<()> {
     };
     for entry in entries {
         let agent = state.agents().join(entry?.file_name());
-        if !agent.exists() {
-            remove_home(&agent)?;
+        if !agent.exists()
+            && let Err(error) = remove_home(&agent)
+        {
+            tracing::warn!(%error, "cannot remove the home of an agent that was not started");
         }
     }
     Ok(())

@@ -9,6 +9,7 @@ mod home;
 mod kill;
 mod network_log;
 mod orphans;
+mod remove_tree;
 mod shim_client;
 mod shim_pool;
 mod spawn;

@@ -304,7 +304,7 @@ fn permission(message: &Value) -> Question {
     let kind = QuestionKind::Choice(options.map(option).collect());
     let call = &params["toolCall"];
     let title = format!("{}:", tool_name(call));
-    let detail = crate::transcript::arguments_line(tool_arguments(call));
+    let detail = crate::transcript::arguments_text(tool_arguments(call));
     Question::new(&message["id"], &title, &detail, kind)
 }
 

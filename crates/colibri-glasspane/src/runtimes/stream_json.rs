@@ -191,7 +191,7 @@ impl Parser {
         }
         options.push(option("deny", "deny", Grant::Refused));
         let title = format!("{}:", text(&request["tool_name"]));
-        let detail = crate::transcript::arguments_line(&request["input"]);
+        let detail = crate::transcript::arguments_text(&request["input"]);
         self.open_request = Some(event["request_id"].clone());
         emit(Event::Question(Question {
             context: json!({"input": request["input"], "permissions": suggestions}),

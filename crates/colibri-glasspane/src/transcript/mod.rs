@@ -10,7 +10,7 @@ use crate::question::Question;
 use crate::runtimes::{EventReader, LineKind};
 use crate::sanitize::{Sanitizer, sanitize_line, sanitize_text};
 
-pub(crate) use summary::{arguments_line, content_text};
+pub(crate) use summary::{arguments_line, arguments_text, content_text};
 
 /// Maximum length of a line of a tool call or result, in characters.
 const MAX_LINE_CHARS: usize = 200;

@@ -50,13 +50,18 @@ pub(super) fn first_lines(text: &str) -> FirstLines {
     }
 }
 
-/// Returns a tool's arguments as one line: a single value without its name, several as `name=value`.
+/// Returns a tool's arguments as one sanitized line of limited length; see [`arguments_text`].
 pub(crate) fn arguments_line(arguments: &Value) -> String {
+    sanitize_line(&arguments_text(arguments), MAX_LINE_CHARS)
+}
+
+/// Returns a tool's arguments: a single value without its name, several as `name=value`. Not sanitized.
+pub(crate) fn arguments_text(arguments: &Value) -> String {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    let line = match arguments {
+    match arguments {
         Value::Null => String::new(),
         Value::Object(fields) => match fields.iter().collect::<Vec<_>>().as_slice() {
             [(_, value)] => text(value),
@@ -74,8 +79,7 @@ pub(crate) fn arguments_line(arguments: &Value) -> String {
             }
         },
         other => text(other),
-    };
-    sanitize_line(&line, MAX_LINE_CHARS)
+    }
 }
 
 #[cfg(test)]
