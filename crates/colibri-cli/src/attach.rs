@@ -1,10 +1,11 @@
 //! `colibri attach`: shows an agent's formatted output, and sends typed lines as prompts.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use colibri_client::glasspane::{
-    AgentCommand, PromptDelivery, Transcript, TranscriptFormatter, TranscriptItem, encode_command,
+    AgentCommand, PromptDelivery, Question, Transcript, TranscriptFormatter, TranscriptItem,
+    encode_command,
 };
 use colibri_client::{
     Agent, AgentState, ClientError, ExitEvent, FollowEvent, OutputChunk, StateEvent, Stream,
@@ -27,6 +28,10 @@ use crate::terminal;
 
 /// Maximum number of bytes of each stream that are shown from before the attach.
 const MAX_HISTORY: u64 = 1 << 20;
+/// A question that follows a withdrawn one within this time replaces it.
+const WITHDRAWN_INTERVAL: Duration = Duration::from_secs(5);
+/// Time to read a question that has replaced another one; lines before that are not taken as its answer.
+const READING_TIME: Duration = Duration::from_secs(1);
 
 /// Maximum time to finish writing queued output when the user detaches.
 const DETACH_TIMEOUT: Duration = Duration::from_millis(200);
@@ -135,7 +140,41 @@ struct AttachView {
     transcript: Transcript,
     formatter: TranscriptFormatter,
     last_state: Option<AgentState>,
+    shown: ShownQuestion,
     sink: Sink,
+}
+
+/// The question that the user sees, which the agent may replace while the user types.
+#[derive(Default)]
+struct ShownQuestion {
+    question: Option<Question>,
+    /// When it replaced another one that was not answered.
+    replaced_at: Option<Instant>,
+    /// When a question was withdrawn.
+    withdrawn_at: Option<Instant>,
+}
+
+impl ShownQuestion {
+    /// Follows the open question of the agent; `is_answer` after an answer of the user.
+    fn follow(&mut self, open: Option<&Question>, is_answer: bool, now: Instant) {
+        if open == self.question.as_ref() {
+            return;
+        }
+        if is_answer {
+            self.withdrawn_at = None;
+        } else if self.question.is_some() {
+            self.withdrawn_at = Some(now);
+        }
+        self.question = open.cloned();
+        let is_recent = |at: Instant| now.duration_since(at) < WITHDRAWN_INTERVAL;
+        self.replaced_at = self.withdrawn_at.filter(|at| is_recent(*at)).map(|_| now);
+    }
+
+    /// Reports whether a line may have been typed for an earlier question.
+    fn may_be_mistaken(&self, now: Instant) -> bool {
+        let is_recent = |at: Instant| now.duration_since(at) < READING_TIME;
+        self.question.is_some() && self.replaced_at.is_some_and(is_recent)
+    }
 }
 
 impl AttachView {
@@ -145,6 +184,7 @@ impl AttachView {
             transcript: Transcript::new(agent.runtime),
             formatter: TranscriptFormatter::new(output::in_colour()),
             last_state: None,
+            shown: ShownQuestion::default(),
             sink,
         };
         if view.start_of(agent.stdout_bytes) > 0 {
@@ -179,10 +219,22 @@ impl AttachView {
             Stream::Stdout => self.transcript.push_stdout(&output.bytes),
             Stream::Stderr => self.transcript.push_stderr(&output.bytes),
         };
+        let later = TranscriptItem::Notice(
+            "asks another question, which is shown after this one".to_owned(),
+        );
         let text: String = items
             .iter()
-            .map(|item| self.formatter.format(item))
+            .map(|item| match item {
+                TranscriptItem::Question(question)
+                    if self.transcript.is_later_question(question) =>
+                {
+                    self.formatter.format(&later)
+                }
+                item => self.formatter.format(item),
+            })
             .collect();
+        let open = self.transcript.open_question();
+        self.shown.follow(open, false, Instant::now());
         self.sink.write(Stream::Stdout, text.into_bytes());
     }
 
@@ -216,6 +268,10 @@ impl AttachView {
 
     /// Encodes a typed line: as the answer to an open question of the agent, otherwise as a prompt.
     fn encode_line(&mut self, agent: &Agent, line: &str) -> Option<Vec<u8>> {
+        if self.shown.may_be_mistaken(Instant::now()) {
+            self.show_message("the agent has just replaced its question; read the new one, and enter the answer again");
+            return None;
+        }
         let delivery = PromptDelivery::earliest(agent.runtime);
         let command = match self.transcript.open_question() {
             Some(question) => AgentCommand::Answer(question, line),
@@ -228,9 +284,46 @@ impl AttachView {
                 None
             }
             Ok(bytes) => {
+                let is_answer = self.transcript.open_question().is_some();
                 self.transcript.close_question();
+                let next = self.transcript.open_question().cloned();
+                self.shown.follow(next.as_ref(), is_answer, Instant::now());
+                if let Some(question) = next {
+                    let text = self.formatter.format(&TranscriptItem::Question(question));
+                    self.sink.write(Stream::Stdout, text.into_bytes());
+                }
                 Some(bytes)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answer_to_a_replaced_question_is_not_taken_at_once() {
+        let question = |id: &str| {
+            let mut transcript = Transcript::new(colibri_client::AgentRuntime::Claude);
+            let event = format!(
+                r#"{{"type":"control_request","request_id":"{id}","request":{{"subtype":"can_use_tool","tool_name":"Bash","input":{{"command":"{id}"}}}}}}"#
+            );
+            transcript.push_stdout(format!("{event}\n").as_bytes());
+            transcript.open_question().cloned().unwrap()
+        };
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let mut shown = ShownQuestion::default();
+        shown.follow(Some(&question("safe")), false, start);
+        assert!(!shown.may_be_mistaken(start), "the first question");
+        // Withdrawn, and another one asked.
+        shown.follow(None, false, start + second);
+        shown.follow(Some(&question("evil")), false, start + 2 * second);
+        assert!(shown.may_be_mistaken(start + 2 * second));
+        assert!(!shown.may_be_mistaken(start + 4 * second));
+        // The next one after an answer.
+        shown.follow(None, true, start + 4 * second);
+        shown.follow(Some(&question("other")), false, start + 4 * second);
+        assert!(!shown.may_be_mistaken(start + 4 * second));
     }
 }

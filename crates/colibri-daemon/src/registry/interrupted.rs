@@ -6,8 +6,7 @@ use std::sync::Arc;
 use colibri_glasspane::AgentState;
 use colibri_shim::record::{self, Durability, ExitRecord};
 use colibri_spawner::AgentSpec;
-use colibri_types::{AgentId, Exit, ExitReason, ExitStatus};
-use rustix::process::Signal;
+use colibri_types::{AgentId, ExitReason};
 
 use super::Registry;
 use crate::agent::{PendingResume, RegisteredAgent};
@@ -91,12 +90,8 @@ fn was_interrupted(spec: &AgentSpec, exit: &ExitRecord, boot: &str) -> bool {
         // Started again by its entry.
         && spec.config.autostart.is_none();
     let is_earlier = spec.boot.as_deref().is_some_and(|earlier| earlier != boot);
-    let Exit { status, reason } = exit.exit();
-    // At a shutdown, all processes get SIGTERM (systemd-shutdown(8), init(8)).
-    let was_stopped = exit.terminated
-        || reason == ExitReason::Lost
-        || (reason == ExitReason::Signalled
-            && status == Some(ExitStatus::Signal(Signal::TERM.as_raw())));
+    // At a shutdown, all processes get SIGTERM (systemd-shutdown(8), init(8)), the shim too.
+    let was_stopped = exit.terminated || exit.exit().reason == ExitReason::Lost;
     is_wanted && is_earlier && was_stopped
 }
 
@@ -114,7 +109,7 @@ mod tests {
                 "on-reboot",
                 Some("1"),
                 r#"{"reason":"signalled","exit":{"signal":15}}"#,
-                true,
+                false,
             ),
             (
                 "on-reboot",

@@ -1,6 +1,7 @@
 //! Converts agent output into a readable transcript: messages, tool calls and results, questions. All texts are
 //! sanitized. [`crate::TranscriptFormatter`] formats it for a terminal.
 
+mod open_questions;
 mod summary;
 
 use crate::AgentRuntime;
@@ -10,6 +11,7 @@ use crate::question::Question;
 use crate::runtimes::{EventReader, LineKind};
 use crate::sanitize::{Sanitizer, sanitize_line, sanitize_text};
 
+use open_questions::OpenQuestions;
 pub(crate) use summary::{arguments_line, arguments_text, content_text};
 
 /// Maximum length of a line of a tool call or result, in characters.
@@ -102,7 +104,7 @@ pub struct Transcript {
     open_calls: Vec<OpenCall>,
     /// Id of the last emitted call if no other item followed it.
     last_call: Option<String>,
-    open_question: Option<Question>,
+    open_questions: OpenQuestions,
     /// The last emitted error of the current work.
     last_error: Option<String>,
     turns: u64,
@@ -195,15 +197,21 @@ impl Transcript {
         self.lines = LineSplitter::mid_line();
     }
 
-    /// Returns the question that the agent waits for, according to its output.
+    /// Returns the question that the agent waits for, according to its output; of several the oldest.
     #[must_use]
     pub fn open_question(&self) -> Option<&Question> {
-        self.open_question.as_ref()
+        self.open_questions.first()
     }
 
-    /// Records that the open question was answered.
+    /// Reports whether an open question waits for the answer to an older one.
+    #[must_use]
+    pub fn is_later_question(&self, question: &Question) -> bool {
+        self.open_questions.is_later(question)
+    }
+
+    /// Records that the open question was answered. The next one may be open then.
     pub fn close_question(&mut self) {
-        self.open_question = None;
+        self.open_questions.answer();
     }
 
     fn parse_line(&mut self, line: Option<&[u8]>) {
@@ -232,18 +240,18 @@ impl Transcript {
 
     fn apply(&mut self, event: Event<'_>) {
         match event {
-            Event::Working(_) => self.open_question = None,
+            Event::Working(_) => self.open_questions.progress(),
             Event::Idle => {
-                self.open_question = None;
+                self.open_questions.end();
                 self.push_idle();
             }
             Event::Prompt(content) => {
-                self.open_question = None;
+                self.open_questions.progress();
                 let text = content_text(content);
                 self.items.extend(non_empty(text).map(TranscriptItem::User));
             }
             Event::MessageStarted => {
-                self.open_question = None;
+                self.open_questions.progress();
                 self.streamed = false;
             }
             Event::Text(text) => {
@@ -260,7 +268,7 @@ impl Transcript {
             } => self.push_tool_call(id, name, arguments_line(&arguments.to_value())),
             Event::ToolEnded { id, result, failed } => self.push_tool_result(id, result, failed),
             Event::Question(question) => {
-                self.open_question = Some(question.clone());
+                self.open_questions.ask(question.clone());
                 self.items.push(TranscriptItem::Question(question));
             }
             Event::TurnsEnded(turns) => self.turns = self.turns.saturating_add(turns),
@@ -313,7 +321,7 @@ impl Transcript {
     }
 
     fn push_tool_result(&mut self, id: &str, content: Content<'_>, failed: bool) {
-        self.open_question = None;
+        self.open_questions.progress();
         let index = self.open_calls.iter().position(|call| call.id == id);
         let call = index.map(|index| self.open_calls.remove(index));
         let result = summary::first_lines(&content_text(content));
@@ -329,13 +337,13 @@ impl Transcript {
     }
 
     fn push_fragment(&mut self, text: &str, item: fn(String) -> TranscriptItem) {
-        self.open_question = None;
+        self.open_questions.progress();
         self.items.extend(non_empty(sanitize_text(text)).map(item));
     }
 
     /// Ends a message of the model. Emits the whole message if its fragments were not seen.
     fn end_message(&mut self, content: Content<'_>) {
-        self.open_question = None;
+        self.open_questions.progress();
         if !std::mem::take(&mut self.streamed) {
             self.items
                 .extend(non_empty(content_text(content)).map(TranscriptItem::Text));

@@ -80,6 +80,8 @@ impl Supervisor {
         self.runs
             .sync()
             .map_err(|error| format!("cannot sync {}: {error}", layout::RUNS))?;
+        // At a shutdown, the agent may have got SIGTERM first.
+        self.runs.is_terminated |= self.signals.terminate.take();
         let record = self.runs.exit_record(run.end, to, self.network.summary());
         record::replace(Path::new(layout::EXIT), &record, Durability::Machine)
             .map_err(|error| format!("cannot write {}: {error}", layout::EXIT))
