@@ -46,7 +46,7 @@ fn remove(path: &Path) -> Result<(), Errno> {
 
 /// Moves the directories in a directory of `top` to `top`, and removes it with everything else in it.
 fn empty(top: &OwnedFd, name: &CStr, moved: &mut u64) -> Result<(), Errno> {
-    // Nobody replaces it by a link meanwhile.
+    // No program runs that could replace it by a link meanwhile.
     chmodat(top, name, Mode::RWXU, AtFlags::empty())?;
     let directory = openat(top, name, DIRECTORY, Mode::empty())?;
     let mut move_up = |inner: &CStr| {
