@@ -24,8 +24,9 @@ const KILL: &str = "/bin/kill";
 const PROXY_INSIDE: &str = "/dev/colibri-proxy";
 /// Path of colibri-sandbox in a sandbox, as [`PROXY_INSIDE`].
 const SANDBOX_INSIDE: &str = "/dev/colibri-sandbox";
-/// Directory of its libraries, for a root that may lack them.
+/// Path of colibri-adapter in a sandbox, as [`PROXY_INSIDE`].
 const ADDED_PROGRAM_INSIDE: &str = "/dev/colibri-adapter";
+/// Directory of the libraries of colibri-sandbox, for a root that may lack them.
 const LIBRARIES_INSIDE: &str = "/dev/colibri-lib";
 /// Capabilities that colibri-sandbox has in the namespace of bwrap, and drops: for mounts, to limit the number of user namespaces,
 /// and to map the user of that namespace (user_namespaces(7)).
