@@ -258,7 +258,11 @@ mod tests {
         for (question, typed, expected) in [
             (&choice, "1", Ok("allow")),
             (&choice, " Block ", Ok("deny")),
-            (&choice, "allow-session", Ok("allow-session")),
+            (
+                &choice,
+                "allow-session",
+                Err("invalid answer \"allow-session\"; enter a number from 1 to 3"),
+            ),
             (&choice, "y", Ok("allow")),
             (&choice, "No", Ok("deny")),
             (
