@@ -352,7 +352,7 @@ fn gemini_runs_by_its_preset() {
 
 #[test]
 fn qwen_runs_by_its_preset() {
-    let setup = AgentSetup::new(AgentCase {
+    let mut setup = AgentSetup::new(AgentCase {
         name: "qwen",
         variables: &[
             ("OPENAI_API_KEY", "sk-0123456789abcdef0123"),
@@ -370,12 +370,13 @@ fn qwen_runs_by_its_preset() {
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
     setup.check_documented();
+    check_reboot(&mut setup, &mut row);
     finish(&setup, row);
 }
 
 #[test]
 fn copilot_runs_by_its_preset() {
-    let setup = AgentSetup::new(AgentCase {
+    let mut setup = AgentSetup::new(AgentCase {
         name: "copilot",
         variables: &[
             ("COPILOT_PROVIDER_API_KEY", "sk-0123456789abcdef0123"),
@@ -394,6 +395,7 @@ fn copilot_runs_by_its_preset() {
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
     setup.check_documented();
+    check_reboot(&mut setup, &mut row);
     finish(&setup, row);
 }
 
@@ -440,7 +442,7 @@ fn pi_runs_by_its_preset() {
 
 #[test]
 fn cline_runs_by_its_preset() {
-    let setup = AgentSetup::new(AgentCase {
+    let mut setup = AgentSetup::new(AgentCase {
         name: "cline",
         // Its ACP mode takes the key from the environment, and the URL from the file.
         variables: &[
@@ -462,6 +464,7 @@ fn cline_runs_by_its_preset() {
     setup.check_driven(&mut row);
     setup.check_permission(&mut row);
     setup.check_documented();
+    check_reboot(&mut setup, &mut row);
     finish(&setup, row);
 }
 

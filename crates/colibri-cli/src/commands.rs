@@ -292,7 +292,9 @@ async fn kept_bytes(client: &Client, agent: &Agent) -> u64 {
 
 pub(crate) async fn shutdown(global: &Global) -> Result<u8, CliError> {
     let client = connect_existing(global).await?;
-    let running = client.list_running().await?.len();
+    let listed = client.list_running().await?;
+    let running = listed.iter().filter(|agent| agent.exited_at.is_none());
+    let running = running.count();
     client.shutdown().await?;
     output::message(&format!(
         "the daemon is stopping; {running} agents keep running, and the next daemon adopts them"

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use colibri_proto::{
-    Agent, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams, InputResult,
-    KillParams, KillResult, ListParams, ListResult, Notification, OutputData, ProfilesResult,
-    ReadParams, ReadResult, ReloadResult, ResizeParams, RestartAgentParams, RestartResult, Run,
-    RunsResult, SpawnRequest, SpawnResult, Stream, SubscribeParams, Subscription, TerminalSize,
-    UsageParams, UsageResult, VersionResult,
+    Agent, AgentState, Call, DoctorResult, Empty, ErrorKind, ExplainResult, IdParams, InputParams,
+    InputResult, KillParams, KillResult, ListParams, ListResult, Notification, OutputData,
+    ProfilesResult, ReadParams, ReadResult, ReloadResult, ResizeParams, RestartAgentParams,
+    RestartResult, Run, RunsResult, SpawnRequest, SpawnResult, Stream, SubscribeParams,
+    Subscription, TerminalSize, UsageParams, UsageResult, VersionResult,
 };
 use serde::de::DeserializeOwned;
 use tokio::io::AsyncWriteExt;
@@ -121,14 +121,15 @@ impl Client {
         self.list(false).await
     }
 
-    /// Returns all running agents. The cost does not depend on the number of ended agents.
+    /// Returns all running agents, and the ended ones that wait to be resumed (state `blocked`). The cost does not depend on the
+    /// number of other ended agents.
     ///
     /// # Errors
     /// See [`ClientError`].
     pub async fn list_running(&self) -> Result<Vec<Agent>, ClientError> {
         let mut agents = self.list(true).await?;
         // Daemons of earlier versions ignore the filter.
-        agents.retain(|agent| agent.exited_at.is_none());
+        agents.retain(|agent| agent.exited_at.is_none() || agent.state == AgentState::Blocked);
         Ok(agents)
     }
 
