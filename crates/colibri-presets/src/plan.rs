@@ -358,6 +358,12 @@ impl Preset {
             mode: label,
             hint,
         })?;
+        // Otherwise the agent would start a new session.
+        if session == Session::Last && !template.iter().any(|word| word == "{resume}") {
+            return Err(PlanError::NoSession {
+                agent: name.to_owned(),
+            });
+        }
         let fill = |word: &String| {
             // A session contains no braces; see `is_session_id`.
             let word = word.replace("{session}", id);
