@@ -42,7 +42,7 @@ pub const CA_BUNDLE_INSIDE: &str = "/dev/colibri-ca-bundle.pem";
 /// Directories that are private to every sandbox.
 const PRIVATE: &[&str] = &["/proc", "/dev", "/tmp"];
 /// Directories of the host in the minimal view, if they exist: programs, libraries and settings.
-const MINIMAL: &[&str] = &[
+pub const MINIMAL_VIEW: &[&str] = &[
     "/usr",
     "/bin",
     "/sbin",
@@ -308,7 +308,7 @@ impl Bubblewrap {
                 add_private(args, mode, PRIVATE_SIZE, path);
             }
             let shown = options.shown.iter().map(JailPath::as_str);
-            for path in MINIMAL.iter().copied().chain(shown) {
+            for path in MINIMAL_VIEW.iter().copied().chain(shown) {
                 add(args, &["--ro-bind-try", path, path]);
             }
         } else if jail.path == JailPath::root() {
@@ -626,7 +626,7 @@ impl JailEngine for Bubblewrap {
     /// bwrap(1) creates mount points in private directories, and with the minimal view in the private root.
     fn creates_mount_point(&self, jail: &EphemeralJail, target: &JailPath) -> bool {
         target.is_in("/tmp")
-            || self.shows_minimal(jail) && !MINIMAL.iter().any(|shown| target.is_in(shown))
+            || self.shows_minimal(jail) && !MINIMAL_VIEW.iter().any(|shown| target.is_in(shown))
     }
 
     fn completes_sandbox(&self) -> bool {
@@ -642,7 +642,7 @@ impl JailEngine for Bubblewrap {
         let own = targets
             .chain(&jail.sandbox.shown)
             .chain(&jail.sandbox.home_path);
-        let mut present = MINIMAL
+        let mut present = MINIMAL_VIEW
             .iter()
             .copied()
             .chain(private)
@@ -652,7 +652,7 @@ impl JailEngine for Bubblewrap {
             let rest = present.strip_prefix(path.as_str().trim_end_matches('/'));
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        !MINIMAL.iter().any(|shown| path.is_in(shown)) && !present.any(is_above)
+        !MINIMAL_VIEW.iter().any(|shown| path.is_in(shown)) && !present.any(is_above)
     }
 
     fn cleaning_program(&self, jail: &EphemeralJail) -> Option<&JailPath> {

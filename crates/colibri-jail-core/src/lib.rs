@@ -48,7 +48,7 @@ mod umask;
 mod url_path;
 mod user;
 
-pub use bubblewrap::{Bubblewrap, CA_BUNDLE_INSIDE, CA_INSIDE, EMPTY_INSIDE};
+pub use bubblewrap::{Bubblewrap, CA_BUNDLE_INSIDE, CA_INSIDE, EMPTY_INSIDE, MINIMAL_VIEW};
 pub use command::{CommandLine, PROXY_EVENTS, ProxyOptions};
 pub use config::{
     Confinement, EphemeralJail, JAIL_ROOTS, JailConfig, SandboxOptions, root_of_jail,

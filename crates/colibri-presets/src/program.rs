@@ -4,21 +4,9 @@ use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path, PathBuf};
 
+use colibri_jail_core::MINIMAL_VIEW;
 use colibri_sys::regular_file::{self, is_executable};
 
-/// Directories of the host that every sandbox shows.
-const SHOWN: &[&str] = &[
-    "/usr",
-    "/bin",
-    "/sbin",
-    "/lib",
-    "/lib32",
-    "/lib64",
-    "/opt",
-    "/etc",
-    "/nix/store",
-    "/gnu/store",
-];
 /// Directories in the home that are searched after those of `PATH`.
 const IN_HOME: &[&str] = &[
     ".local/bin",
@@ -174,7 +162,7 @@ impl InstalledProgram {
 
 /// Returns the directory or file that a sandbox must show for a real path; `None` if every sandbox shows it.
 fn mount_root(path: &Path) -> Option<PathBuf> {
-    if SHOWN.iter().any(|shown| path.starts_with(shown)) {
+    if MINIMAL_VIEW.iter().any(|shown| path.starts_with(shown)) {
         return None;
     }
     // Packages use others of the same tree.

@@ -267,6 +267,30 @@ pub struct AgentSpawnConfig {
     pub autostart: Option<String>,
 }
 
+/// The request that has led to a configuration, with every value given.
+impl From<AgentSpawnConfig> for SpawnRequest {
+    fn from(config: AgentSpawnConfig) -> Self {
+        Self {
+            profile: config.profile,
+            program: Some(config.program),
+            args: Some(config.args),
+            env: config.env,
+            cwd: config.cwd,
+            jail: config.jail,
+            runtime: config.runtime,
+            preset: config.preset,
+            added_args: config.added_args,
+            resumes: config.resumes,
+            adapter: Some(config.adapter).filter(|options| !options.is_default()),
+            name: config.name,
+            no_input: config.no_input.then_some(true),
+            terminal: config.terminal,
+            umask: config.umask,
+            restart: config.restart,
+        }
+    }
+}
+
 /// The options of an agent that its shim applies. Part of the launch that a daemon sends to a shim.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunOptions {

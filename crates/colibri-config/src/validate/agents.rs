@@ -87,7 +87,12 @@ impl Validator {
                     valid.insert(key.clone(), value.clone());
                 }
             }
-            let preset = read(valid).unwrap_or_default();
+            let preset: Preset = read(valid).unwrap_or_default();
+            let files = preset.home_files.iter().chain(&preset.login_files);
+            if let Some(file) = files.into_iter().find(|file| !file.starts_with("~/")) {
+                let message = format!("{file:?} is not in the home; write it as ~/PATH");
+                self.report(key.span(), message);
+            }
             self.file.agents.insert(name.to_owned(), preset);
         }
         if let Err(error) = colibri_presets::with_builtin(&self.file.agents) {

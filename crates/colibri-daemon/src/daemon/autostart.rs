@@ -82,12 +82,11 @@ impl DaemonState {
             let resolved = pool::run(move || profile.resolve(|name| std::env::var(name).ok()));
             let mut config = resolved.await?;
             config.autostart = Some(entry.key.clone());
-            params.program = Some(config.program.clone());
-            params.args = Some(config.args.clone());
-            params.env = config.env.clone();
-            params.cwd.clone_from(&config.cwd);
-            params.jail.clone_from(&config.jail);
-            params.name.clone_from(&config.name);
+            let profile = params.profile.take();
+            params = SpawnRequest {
+                profile,
+                ..config.clone().into()
+            };
             let agent = self.registry.spawn(&config).await?;
             Ok(agent.spec.id.to_string())
         }

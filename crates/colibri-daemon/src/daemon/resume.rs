@@ -90,22 +90,12 @@ impl DaemonState {
         });
         let config = resumed.await?;
         let spawned = self.registry.spawn(&config).await;
-        let request = SpawnRequest {
-            name: config.name,
-            program: Some(config.program),
-            args: Some(config.args),
-            env: config.env,
-            cwd: config.cwd,
-            jail: config.jail,
-            resumes: config.resumes,
-            ..SpawnRequest::default()
-        };
         let outcome = match &spawned {
             Ok(_) => "ok".to_owned(),
             Err(error) => error.to_string(),
         };
         let new = spawned.as_ref().ok().map(|agent| agent.spec.id.to_string());
-        let call = Call::SpawnAgent(request);
+        let call = Call::SpawnAgent(config.into());
         self.audit(Peer::daemon(), &call, new.as_deref(), &outcome)
             .await;
         Ok(spawned?.spec.id.to_string())

@@ -310,7 +310,7 @@ fn permission(message: &Value) -> Question {
 
 fn encode(id: &str, command: &AgentCommand<'_>) -> Result<Value, CommandError> {
     let AgentCommand::Answer(question, typed) = command else {
-        return Ok(adapter::encode(id, command));
+        return adapter::encode(id, command);
     };
     let option = match question.parse_answer(typed)? {
         Answer::Chosen(option) => option.id.clone(),

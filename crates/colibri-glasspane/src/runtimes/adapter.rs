@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::LineKind;
 use crate::event::{Event, text};
-use crate::{Activity, AgentCommand, CommandResponse, PromptDelivery};
+use crate::{Activity, AgentCommand, CommandError, CommandResponse, PromptDelivery};
 
 /// Reports a line of the adapter; `None` if the line is something else.
 pub(super) fn parse(event: &Value, emit: &mut dyn FnMut(Event<'_>)) -> Option<LineKind> {
@@ -30,8 +30,11 @@ pub(super) fn parse(event: &Value, emit: &mut dyn FnMut(Event<'_>)) -> Option<Li
 }
 
 /// Encodes a prompt or an abort.
-pub(super) fn encode(id: &str, command: &AgentCommand<'_>) -> Value {
-    match command {
+///
+/// # Errors
+/// The command is an answer, which is a message of the agent's own protocol.
+pub(super) fn encode(id: &str, command: &AgentCommand<'_>) -> Result<Value, CommandError> {
+    Ok(match command {
         AgentCommand::Prompt(text, delivery) => {
             let delivery = match delivery {
                 PromptDelivery::Now => "now",
@@ -40,8 +43,12 @@ pub(super) fn encode(id: &str, command: &AgentCommand<'_>) -> Value {
             };
             json!({"id": id, "type": "prompt", "message": text, "delivery": delivery})
         }
-        AgentCommand::Abort | AgentCommand::Answer(..) => json!({"id": id, "type": "abort"}),
-    }
+        AgentCommand::Abort => json!({"id": id, "type": "abort"}),
+        AgentCommand::Answer(..) => {
+            let message = "the adapter takes no answers".to_owned();
+            return Err(CommandError::new(message));
+        }
+    })
 }
 
 /// Returns whether the adapter responds to the command.

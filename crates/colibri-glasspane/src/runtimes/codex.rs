@@ -286,7 +286,7 @@ fn approval(method: &str, event: &Value) -> Question {
 
 fn encode(id: &str, command: &AgentCommand<'_>) -> Result<Value, CommandError> {
     let AgentCommand::Answer(question, typed) = command else {
-        return Ok(adapter::encode(id, command));
+        return adapter::encode(id, command);
     };
     let decision = match question.parse_answer(typed)? {
         Answer::Chosen(option) => option.id.clone(),
