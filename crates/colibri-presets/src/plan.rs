@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use colibri_glasspane::recognize_program;
+use colibri_glasspane::{adapted_runtime, recognize_program};
 use colibri_jail_core::{Destination, HomeFile, HttpScheme, JailConfig, MountConfig};
 use colibri_types::{AdapterOptions, AgentRuntime, Env, SpawnRequest};
 
@@ -106,7 +106,7 @@ pub enum PlanError {
     },
     /// An ended agent cannot be continued.
     #[error(
-        "agent {agent} has reported no session, so none can be continued; start a new agent with colibri spawn --agent {agent}"
+        "agent {agent} has reported no session, or cannot continue one in this mode; start a new agent with colibri spawn --agent {agent}"
     )]
     NoSession {
         /// Name of the preset.
@@ -192,7 +192,7 @@ impl Preset {
             allow: self.hosts.clone(),
             ..JailConfig::default()
         };
-        let words = self.words(name, mode, session)?;
+        let (words, words_continue) = self.words(name, mode, session)?;
         let mut first = Vec::new();
         for key in &self.keys {
             if let Some(value) = host.variable(&key.name) {
@@ -211,20 +211,30 @@ impl Preset {
         let args: Vec<String> = first.into_iter().chain(words).collect();
         // The real program may have another name, like that of a script.
         let recognized = recognize_program(&self.program, &args);
+        let runtime = match mode {
+            Mode::Terminal(_) => AgentRuntime::Generic,
+            _ => self.runtime.or(recognized).unwrap_or_default(),
+        };
+        let adapter_session = match session {
+            Session::Id(id) if adapted_runtime(runtime, &self.program, &args).is_some() => {
+                Some(id.to_owned())
+            }
+            _ => None,
+        };
+        // Otherwise the agent would start a new session.
+        if session != Session::New && !words_continue && adapter_session.is_none() {
+            return Err(PlanError::NoSession {
+                agent: name.to_owned(),
+            });
+        }
         let adapter = AdapterOptions {
-            session: match session {
-                Session::Id(id) => Some(id.to_owned()),
-                Session::New | Session::Last => None,
-            },
+            session: adapter_session,
             prompt: once.map(str::to_owned),
             ask: matches!(mode, Mode::Asking),
         };
         plan.request.adapter =
             Some(adapter).filter(|options| *options != AdapterOptions::default());
-        plan.request.runtime = Some(match mode {
-            Mode::Terminal(_) => AgentRuntime::Generic,
-            _ => self.runtime.or(recognized).unwrap_or_default(),
-        });
+        plan.request.runtime = Some(runtime);
         plan.request.args = Some(args);
         let path = plan
             .program
@@ -308,13 +318,13 @@ impl Preset {
         })
     }
 
-    /// Returns the arguments of a mode.
+    /// Returns the arguments of a mode, and whether they continue the session.
     fn words(
         &self,
         name: &str,
         mode: &Mode<'_>,
         session: Session<'_>,
-    ) -> Result<Vec<String>, PlanError> {
+    ) -> Result<(Vec<String>, bool), PlanError> {
         let (id, words) = match session {
             Session::New => ("", &Vec::new()),
             Session::Id(id) => (id, &self.resume_args),
@@ -358,18 +368,15 @@ impl Preset {
             mode: label,
             hint,
         })?;
-        // Otherwise the agent would start a new session.
-        if session == Session::Last && !template.iter().any(|word| word == "{resume}") {
-            return Err(PlanError::NoSession {
-                agent: name.to_owned(),
-            });
-        }
         let fill = |word: &String| {
             // A session contains no braces; see `is_session_id`.
             let word = word.replace("{session}", id);
             word.replace("{prompt}", prompt.unwrap_or_default())
         };
         let resume: Vec<String> = words.iter().map(fill).collect();
+        let contains = |part: &str| template.iter().any(|word| word.contains(part));
+        let is_continued =
+            contains("{resume}") && !resume.is_empty() || contains("{session}") && !id.is_empty();
         let words = template.iter().flat_map(|word| match word.as_str() {
             "{resume}" => resume.clone(),
             _ => vec![fill(word)],
@@ -378,7 +385,7 @@ impl Preset {
         if let Mode::Terminal(Some(prompt)) = mode {
             words.push((*prompt).to_owned());
         }
-        Ok(words)
+        Ok((words, is_continued))
     }
 
     /// Adds the files of the home, and the hosts of a login file.
@@ -506,6 +513,43 @@ fn authority(url: &str) -> Option<(String, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn arguments_of_all_presets_match_the_snapshot() {
+        use std::fmt::Write;
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_str().unwrap().to_owned();
+        let host = Host::new(|name| (name == "PATH").then(|| path.clone()));
+        let mut shown = String::new();
+        for (name, preset) in crate::builtin() {
+            let program = dir.path().join(&preset.program);
+            std::fs::write(&program, "").unwrap();
+            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            for (label, mode) in [
+                ("once", Mode::Once("PROMPT")),
+                ("driven", Mode::Driven),
+                ("asking", Mode::Asking),
+                ("terminal", Mode::Terminal(None)),
+            ] {
+                for session in [Session::New, Session::Id("ID"), Session::Last] {
+                    let line = match preset.plan(&name, &mode, session, &host) {
+                        Ok(plan) => {
+                            let request = plan.request;
+                            let args = request.args.unwrap().join(" ");
+                            let adapter = request.adapter.unwrap_or_default().arguments().join(" ");
+                            let runtime = request.runtime.unwrap();
+                            format!("{runtime}: {args} [{adapter}]")
+                        }
+                        Err(error) => error.to_string(),
+                    };
+                    writeln!(shown, "{name} {label} {session:?}: {line}").unwrap();
+                }
+            }
+        }
+        insta::assert_snapshot!(shown);
+    }
 
     #[test]
     fn session_of_an_agent_is_never_an_option() {
