@@ -181,7 +181,12 @@ fn followers_continue_at_their_offset_after_a_crash() {
             "counter",
         ],
     );
-    let mut wait = RecordedCommand::start(&daemon, "wait", &["--no-autostart", "wait", "counter"]);
+    // It reports the missing agent once it has found the other one.
+    let mut wait = RecordedCommand::start(
+        &daemon,
+        "wait",
+        &["--no-autostart", "wait", "counter", "missing"],
+    );
     let mut events = RecordedCommand::start(
         &daemon,
         "events",
@@ -193,6 +198,9 @@ fn followers_continue_at_their_offset_after_a_crash() {
             follower.stdout() == expected_output("out", 1)
         });
     }
+    wait_until("all commands have found the agent", || {
+        wait.stderr().contains("missing") && !events.stdout().is_empty()
+    });
     daemon.kill();
     add_step(&daemon, "next");
     add_step(&daemon, "next");
