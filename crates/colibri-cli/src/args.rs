@@ -174,6 +174,7 @@ pub(crate) enum CliCommand {
         dry_run: bool,
     },
     /// Serve an editor by the Agent Client Protocol on standard input and output: each session is an agent in a sandbox
+    #[command(mut_args(hide_refused))]
     Acp(Box<Acp>),
     /// Serve an agent by the Model Context Protocol on standard input and output: it starts and leads other agents
     Mcp(McpArgs),
@@ -310,11 +311,25 @@ pub(crate) struct Background {
     pub(crate) prompt: Option<String>,
 }
 
-/// The options of `acp`. The session of the editor determines the workspace and the name.
+/// Options of `spawn` that `acp` refuses: the session of the editor determines them.
+const REFUSED_BY_ACP: [&str; 7] = [
+    "task",
+    "workspace",
+    "cwd",
+    "name",
+    "no_input",
+    "restart",
+    "terminal",
+];
+
+fn hide_refused(arg: clap::Arg) -> clap::Arg {
+    let is_refused = REFUSED_BY_ACP.contains(&arg.get_id().as_str());
+    if is_refused { arg.hide(true) } else { arg }
+}
+
+/// The options of `acp`.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("preset").args(["agent"]).required(true).conflicts_with_all([
-    "task", "workspace", "cwd", "name", "no_input", "restart", "terminal",
-]))]
+#[command(group = ArgGroup::new("preset").args(["agent"]).required(true).conflicts_with_all(REFUSED_BY_ACP))]
 pub(crate) struct Acp {
     #[command(flatten)]
     pub(crate) spawn: Spawn,
