@@ -422,6 +422,7 @@ fn opencode_runs_by_its_preset() {
     setup.check_resume(&mut row, setup.case.args);
     setup.check_failure(&mut row);
     setup.check_driven(&mut row);
+    setup.check_permission(&mut row);
     setup.check_documented();
     check_reboot(&mut setup, &mut row);
     finish(&setup, row);

@@ -182,6 +182,9 @@ impl Preset {
             logins: Vec::new(),
             copied: Vec::new(),
         };
+        if let Mode::Asking = mode {
+            plan.request.env.0.extend(self.ask_env.clone());
+        }
         let mut jail = JailConfig {
             mounts: plan
                 .program

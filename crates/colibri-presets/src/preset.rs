@@ -32,6 +32,8 @@ pub struct Preset {
     pub stdin_args: Option<Vec<String>>,
     /// As `stdin_args`, but the agent asks before it uses its tools.
     pub ask_args: Option<Vec<String>>,
+    /// Environment variables with `ask_args`, besides `env`.
+    pub ask_env: BTreeMap<String, String>,
     /// Arguments for the agent's own terminal interface.
     pub terminal_args: Option<Vec<String>>,
     /// As `terminal_args`, to continue a session. Default: `terminal_args`.
@@ -165,8 +167,13 @@ impl Preset {
         fn list<T>(own: Vec<T>, weaker: Vec<T>) -> Vec<T> {
             if own.is_empty() { weaker } else { own }
         }
-        let mut env = weaker.env;
-        env.extend(self.env);
+        fn map(
+            own: BTreeMap<String, String>,
+            mut weaker: BTreeMap<String, String>,
+        ) -> BTreeMap<String, String> {
+            weaker.extend(own);
+            weaker
+        }
         Self {
             about: text(self.about, weaker.about),
             base: self.base,
@@ -177,11 +184,12 @@ impl Preset {
             prompt_args_resumed: self.prompt_args_resumed.or(weaker.prompt_args_resumed),
             stdin_args: self.stdin_args.or(weaker.stdin_args),
             ask_args: self.ask_args.or(weaker.ask_args),
+            ask_env: map(self.ask_env, weaker.ask_env),
             terminal_args: self.terminal_args.or(weaker.terminal_args),
             terminal_args_resumed: self.terminal_args_resumed.or(weaker.terminal_args_resumed),
             resume_args: list(self.resume_args, weaker.resume_args),
             resume_last_args: list(self.resume_last_args, weaker.resume_last_args),
-            env,
+            env: map(self.env, weaker.env),
             home_files: list(self.home_files, weaker.home_files),
             login_files: list(self.login_files, weaker.login_files),
             login_hint: text(self.login_hint, weaker.login_hint),
