@@ -24,12 +24,23 @@ env = { MODE = "quiet" }
 [[agent.mine.key]]
 name = "MY_KEY"
 host = "api.example.com"
+
+[agent.continued]
+program = "my-agent"
+prompt_args = ["{resume}", "--task", "{prompt}"]
+resume_last_args = ["--continue"]
+home_files = ["~/.my-agent/settings"]
+login_files = ["~/.my-agent/settings"]
+
+[[agent.continued.key]]
+name = "MY_KEY"
+host = "api.example.com"
 "#;
 
 fn setup() -> Daemon {
     let daemon = Daemon::start();
     fs::write(daemon.path(".config/colibri/colibri.toml"), SETTINGS).unwrap();
-    let script = "#!/bin/sh\necho \"$MODE:$*:$MY_KEY:$(cat ~/.my-agent/settings)\"\necho changed > ~/.my-agent/settings\n";
+    let script = "#!/bin/sh\nmkdir -p ~/.my-agent\necho \"$MODE:$*:$MY_KEY:$(cat ~/.my-agent/settings 2>/dev/null)\"\necho changed > ~/.my-agent/settings\n";
     for directory in ["bin", ".my-agent", "project"] {
         fs::create_dir_all(daemon.path(directory)).unwrap();
     }
@@ -70,6 +81,37 @@ fn own_preset_gives_copied_settings_and_a_placeholder() {
     // The agent has changed its copy only.
     let settings = fs::read_to_string(daemon.path(".my-agent/settings")).unwrap();
     assert_eq!(settings, "mine\n");
+}
+
+#[test]
+fn resumed_agent_gets_no_key_that_it_did_not_have() {
+    let daemon = setup();
+    let resume = |key, name: &str| {
+        let words = [
+            "run",
+            "--jail-path",
+            "/",
+            "--agent",
+            "continued",
+            "--name",
+            name,
+            "x",
+        ];
+        let output = colibri(&daemon, &words, key);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let output = colibri(&daemon, &["resume", name, "y"], Some("sk-0123456789abcdef"));
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        let id = text(&output.stdout).trim().to_owned();
+        daemon.wait(&id);
+        text(&daemon.stdout(&id))
+    };
+    let out = resume(None, "login");
+    assert_eq!(out.trim(), ":--continue --task y::changed");
+    let out = resume(Some("sk-0123456789abcdef"), "key");
+    assert!(
+        out.starts_with(":--continue --task y:colibri-placeholder-"),
+        "{out}"
+    );
 }
 
 #[test]

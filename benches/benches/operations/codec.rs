@@ -196,6 +196,7 @@ fn agent(number: u32) -> Agent {
         guessed: false,
         preset: None,
         added_args: Vec::new(),
+        variables: Vec::new(),
         asks: false,
         resumes: None,
         restart: None,

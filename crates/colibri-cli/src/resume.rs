@@ -1,7 +1,7 @@
 //! `colibri resume`: continues the session of an ended agent as a new one.
 
 use colibri_client::{Agent, SpawnRequest};
-use colibri_presets::{Host, Mode, find};
+use colibri_presets::{EndedAgent, Host, Mode, find};
 
 use crate::args::{Global, ResumeArgs};
 use crate::connect::{connect, lookup};
@@ -44,14 +44,16 @@ fn request(agent: &Agent, name: &str, options: &ResumeArgs) -> Result<SpawnReque
         None if agent.asks => Mode::Asking,
         None => Mode::Driven,
     };
-    let session = agent.view.as_ref().and_then(|view| view.session.as_deref());
-    let added = match options.args.is_empty() {
-        true => &agent.added_args,
-        false => &options.args,
+    let ended = EndedAgent {
+        session: agent.view.as_ref().and_then(|view| view.session.as_deref()),
+        jail: agent.jail.as_ref(),
+        variables: agent.variables.iter().map(String::as_str).collect(),
+        added_args: match options.args.is_empty() {
+            true => &agent.added_args,
+            false => &options.args,
+        },
     };
-    let host = Host::new(lookup);
-    let jail = agent.jail.as_ref();
-    let plan = preset.resume(name, &mode, session, jail, added, &host)?;
+    let plan = preset.resume(name, &mode, &ended, &Host::new(lookup))?;
     if options.variables.is_empty() {
         preset.check_login(name, &plan)?;
     }

@@ -142,6 +142,7 @@ mod tests {
             guessed: false,
             preset: None,
             added_args: Vec::new(),
+            variables: Vec::new(),
             asks: false,
             resumes: None,
             restart: None,

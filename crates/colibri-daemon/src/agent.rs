@@ -107,6 +107,7 @@ impl RegisteredAgent {
             preset: config.preset.clone(),
             added_args: config.added_args.clone(),
             asks: config.adapter.ask,
+            variables: config.env.keys().cloned().collect(),
             resumes: config.resumes.clone(),
             guessed: latest.view.guessed
                 && matches!(latest.view.state, AgentState::Idle | AgentState::Working),

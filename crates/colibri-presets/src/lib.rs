@@ -5,6 +5,6 @@ mod plan;
 mod preset;
 mod program;
 
-pub use plan::{AgentPlan, Host, Mode, PlanError, Session};
+pub use plan::{AgentPlan, EndedAgent, Host, Mode, PlanError, Session};
 pub use preset::{FixedFile, Key, Preset, UnknownPreset, builtin, find, with_builtin};
 pub use program::InstalledProgram;

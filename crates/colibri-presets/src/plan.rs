@@ -134,6 +134,19 @@ pub enum PlanError {
     },
 }
 
+/// What an ended agent had, for [`Preset::resume`].
+#[derive(Debug, Clone)]
+pub struct EndedAgent<'a> {
+    /// The session that it reported.
+    pub session: Option<&'a str>,
+    /// Its jail.
+    pub jail: Option<&'a JailConfig>,
+    /// Names of the variables in its environment. It gets no key that is not among them.
+    pub variables: Vec<&'a str>,
+    /// Arguments that its user added.
+    pub added_args: &'a [String],
+}
+
 impl Preset {
     /// Finds the program on the host.
     ///
@@ -250,8 +263,7 @@ impl Preset {
         Ok(plan)
     }
 
-    /// Returns the request that continues an ended agent in its jail: `session` is the session that it reported, `jail` its
-    /// jail, and `added` the arguments that its user added.
+    /// Returns the request that continues an ended agent in its jail.
     ///
     /// # Errors
     /// The agent reported no session and cannot continue its last one, or reported one that could be an option; also as [`Preset::plan`].
@@ -259,12 +271,10 @@ impl Preset {
         &self,
         name: &str,
         mode: &Mode<'_>,
-        session: Option<&str>,
-        jail: Option<&JailConfig>,
-        added: &[String],
+        ended: &EndedAgent<'_>,
         host: &Host<'_>,
     ) -> Result<AgentPlan, PlanError> {
-        let session = match session {
+        let session = match ended.session {
             Some(id) if is_session_id(id) => Session::Id(id),
             Some(id) => {
                 return Err(PlanError::InvalidSession {
@@ -279,10 +289,18 @@ impl Preset {
                 });
             }
         };
-        let mut plan = self.plan(name, mode, session, host)?;
+        let had = |variable: &String| ended.variables.contains(&variable.as_str());
+        let mut preset = self.clone();
+        // The jail of the agent has no credential for another key.
+        preset.keys.retain_mut(|key| {
+            key.base_url = key.base_url.take().filter(had);
+            key.pass_variables.retain(had);
+            had(key.alias.as_ref().unwrap_or(&key.name))
+        });
+        let mut plan = preset.plan(name, mode, session, host)?;
         // The program may need other mounts than at the first start; the rest of the jail stays as it was.
         let planned = plan.request.jail.take().unwrap_or_default();
-        plan.request.jail = jail.cloned().map(|mut jail| {
+        plan.request.jail = ended.jail.cloned().map(|mut jail| {
             for mount in planned.mounts {
                 let target = mount.target_or_source();
                 if !jail
@@ -296,8 +314,8 @@ impl Preset {
             jail
         });
         let args = plan.request.args.get_or_insert_default();
-        args.extend(added.iter().cloned());
-        plan.request.added_args = added.to_vec();
+        args.extend(ended.added_args.iter().cloned());
+        plan.request.added_args = ended.added_args.to_vec();
         Ok(plan)
     }
 

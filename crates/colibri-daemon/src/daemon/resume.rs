@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use colibri_config::{ConfigFile, Profile, ProfileError};
-use colibri_presets::{Host, Mode, PlanError, UnknownPreset, find, with_builtin};
+use colibri_presets::{EndedAgent, Host, Mode, PlanError, UnknownPreset, find, with_builtin};
 use colibri_proto::{Call, SpawnRequest};
 use colibri_spawner::SpawnError;
 use colibri_sys::{boot, regular_file};
@@ -125,8 +125,13 @@ fn resumed(
             "PATH" => Some(search_path(config, sources)),
             _ => sources.lookup(name),
         });
-        let (jail, added) = (config.jail.as_ref(), &config.added_args);
-        let plan = preset.resume(name, &mode, session, jail, added, &host)?;
+        let ended = EndedAgent {
+            session,
+            jail: config.jail.as_ref(),
+            variables: config.env.keys().map(String::as_str).collect(),
+            added_args: &config.added_args,
+        };
+        let plan = preset.resume(name, &mode, &ended, &host)?;
         let request = plan.request;
         resumed.program = request.program.unwrap_or(resumed.program);
         resumed.args = request.args.unwrap_or_default();
