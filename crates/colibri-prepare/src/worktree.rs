@@ -155,7 +155,7 @@ fn nested_repositories(source: &Path) -> Result<Vec<PathBuf>, String> {
 /// the values of `core.hooksPath` and `include.path`, those of the configuration of the user with this home included.
 ///
 /// # Errors
-/// Such a path leads over a symbolic link that the agent could replace.
+/// Such a path leads over a symbolic link that the agent could replace, or contains the workspace.
 pub(crate) fn referenced_paths(
     jail: &EphemeralJail,
     repositories: &RepositoriesInside,
@@ -201,7 +201,16 @@ pub(crate) fn referenced_paths(
                     );
                     return Err(PathError::new("mount source", &mount.source, problem));
                 }
-                let inside = Some(real).filter(|real| real != source && real.starts_with(source));
+                if source.starts_with(&real) && !unprotected(&source.to_owned()) {
+                    let problem = format!(
+                        "is in {}, where git finds hooks or settings of {}; give the directory of another part of the project, or give --unprotect {}",
+                        real.display(),
+                        tree.display(),
+                        source.display()
+                    );
+                    return Err(PathError::new("mount source", &mount.source, problem));
+                }
+                let inside = Some(real).filter(|real| real.starts_with(source));
                 found.extend(inside.and_then(|real| mount.inside(&real)));
             }
         }
@@ -245,6 +254,8 @@ fn references(tree: &Path, home: Option<&Path>) -> Vec<PathBuf> {
         let named = named_paths(&String::from_utf8_lossy(&config));
         for path in named.into_iter().take(MAX_REFERENCES) {
             match path {
+                // Names no directory of the project.
+                NamedPath::Hooks(path) if path.is_empty() => {}
                 NamedPath::Hooks(path) => {
                     let hooks = expand(tree, &path);
                     found.extend(links_in(&hooks));
@@ -427,6 +438,54 @@ mod tests {
         assert_eq!(found(), None, "a separate repository");
     }
 
+    fn jail(workspace: &Path) -> EphemeralJail {
+        let config = colibri_jail_core::JailConfig {
+            path: Some("/".into()),
+            mounts: vec![format!("{}:/w", workspace.display()).parse().unwrap()],
+            ..Default::default()
+        };
+        let confinement = config.confinement(&"colibri-x".parse().unwrap()).unwrap();
+        let colibri_jail_core::Confinement::Ephemeral(jail) = confinement else {
+            panic!("no sandbox");
+        };
+        jail
+    }
+
+    #[test]
+    fn workspace_in_a_directory_of_hooks_is_refused() {
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        for directory in [".git", "hooks/inner", "src"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        let protected =
+            |jail: &EphemeralJail| referenced_paths(jail, &RepositoriesInside::default(), None);
+        for (hooks, workspace, is_refused) in [
+            ("hooks", "hooks", true),
+            ("hooks", "hooks/inner", true),
+            ("hooks", "src", false),
+            (".", "", true),
+            (".", "src", true),
+            ("\"\"", "src", false),
+            ("/dev/null", "src", false),
+        ] {
+            let config = format!("[core]\nhooksPath = {hooks}\n");
+            fs::write(root.join(".git/config"), config).unwrap();
+            let mut jail = jail(&root.join(workspace).components().collect::<PathBuf>());
+            let result = protected(&jail);
+            assert_eq!(
+                result.is_err(),
+                is_refused,
+                "{hooks} {workspace}: {result:?}"
+            );
+            if let Err(error) = result {
+                assert!(error.to_string().contains("--unprotect"), "{error}");
+            }
+            jail.sandbox.unprotected = vec!["/w".parse().unwrap()];
+            assert!(protected(&jail).is_ok(), "{hooks} {workspace}");
+        }
+    }
+
     #[test]
     fn repositories_in_workspaces_are_found_unless_unprotected() {
         let dir = tempfile::tempdir_in("/var/tmp").unwrap();
@@ -443,15 +502,7 @@ mod tests {
         }
         fs::write(root.join("sub/.git"), "gitdir: ../.git/modules/sub\n").unwrap();
         std::os::unix::fs::symlink("a", root.join("link")).unwrap();
-        let config = colibri_jail_core::JailConfig {
-            path: Some("/".into()),
-            mounts: vec![format!("{}:/w", root.display()).parse().unwrap()],
-            ..Default::default()
-        };
-        let confinement = config.confinement(&"colibri-x".parse().unwrap()).unwrap();
-        let colibri_jail_core::Confinement::Ephemeral(mut jail) = confinement else {
-            panic!("no sandbox");
-        };
+        let mut jail = jail(&root);
         jail.sandbox.unprotected = vec!["/w/open".parse().unwrap()];
         let found = repositories_inside(&jail).unwrap();
         let text =
