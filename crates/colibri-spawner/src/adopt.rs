@@ -51,8 +51,8 @@ impl Spawner {
     ) -> Result<Vec<Result<AdoptedAgent, (AgentId, SpawnError)>>, SpawnError> {
         let state = self.state.clone();
         let ids = blocking(move || {
-            if let Err(error) = home::remove_orphaned_homes(&state) {
-                tracing::warn!(%error, "cannot remove the homes of agents that were not started");
+            if let Err(error) = home::undo_orphaned_homes(&state) {
+                tracing::warn!(%error, "cannot undo the homes of agents that were not started");
             }
             state.ids()
         });
@@ -102,7 +102,7 @@ impl Spawner {
                     tracing::info!(%id, "removing an interrupted spawn");
                     let path = directory.clone();
                     let removed = blocking(move || {
-                        home::remove_home(&path)?;
+                        home::undo_home(&path)?;
                         std::fs::remove_dir_all(&path)
                     });
                     removed

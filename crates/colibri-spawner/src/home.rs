@@ -5,7 +5,7 @@
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
 use colibri_jail_core::HomeFile;
@@ -37,16 +37,45 @@ const UNFINISHED: &str = ".colibri-unfinished-copy";
 /// Directory of the homes, beside that of the agents.
 const HOMES: &str = "homes";
 
+/// Suffix of a link beside a home that was taken over: it names the ended agent until the new one is started. A link, because a
+/// crash leaves all of it or nothing.
+const OWNER: &str = ".owner";
+
 /// Returns the path of the home that is removed with the agent.
 fn home_of(state: &StateDir, id: &AgentId) -> PathBuf {
     state.path().join(HOMES).join(id.as_str())
 }
 
+/// Returns the path of the link that names the owner of a home.
+fn owner_link(home: &Path) -> PathBuf {
+    let mut link = home.as_os_str().to_owned();
+    link.push(OWNER);
+    link.into()
+}
+
+fn remove_owner_link(home: &Path) -> io::Result<()> {
+    match fs::remove_file(owner_link(home)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed,
+    }
+}
+
+/// Gives the home of an agent that was not started back to the ended agent that it continues, or removes it.
+fn undo(home: &Path) -> io::Result<()> {
+    if let Ok(owner) = fs::read_link(owner_link(home)) {
+        let source = home.with_file_name(owner.file_name().unwrap_or_default());
+        // A home that was not moved yet stays where it is.
+        if home.symlink_metadata().is_ok() {
+            fs::rename(home, &source)?;
+        }
+    }
+    remove_tree(home)?;
+    remove_owner_link(home)
+}
+
 /// The home that is removed with an agent. It is removed, or given back, unless the agent was started.
 pub(crate) struct ProvidedHome {
     path: PathBuf,
-    /// The home of the ended agent that this one continues.
-    source: Option<PathBuf>,
     is_kept: bool,
 }
 
@@ -54,6 +83,9 @@ impl ProvidedHome {
     /// Keeps the home: the agent was started.
     pub(crate) fn keep(mut self) {
         self.is_kept = true;
+        if let Err(error) = remove_owner_link(&self.path) {
+            tracing::warn!(home = %self.path.display(), %error, "cannot remove the name of the former owner of a home");
+        }
     }
 }
 
@@ -62,12 +94,8 @@ impl Drop for ProvidedHome {
         if self.is_kept {
             return;
         }
-        let undone = match &self.source {
-            Some(source) => fs::rename(&self.path, source),
-            None => remove_tree(&self.path),
-        };
-        if let Err(error) = undone {
-            tracing::warn!(home = %self.path.display(), %error, "cannot remove the home of an agent that was not started");
+        if let Err(error) = undo(&self.path) {
+            tracing::warn!(home = %self.path.display(), %error, "cannot undo the home of an agent that was not started");
         }
     }
 }
@@ -106,10 +134,17 @@ pub(crate) fn provide(
             if !has_ended && state.is_alive(&owner)? {
                 return Err(SpawnError::HomeInUse { id: owner });
             }
-            fs::rename(source, &path).map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound => SpawnError::HomeMoved { id: owner },
-                _ => SpawnError::from_io("moving the home to", &path, error),
-            })?;
+            let link = owner_link(&path);
+            symlink(owner.as_str(), &link)
+                .map_err(|error| SpawnError::from_io("creating", &link, error))?;
+            if let Err(error) = fs::rename(source, &path) {
+                // It is removed at the next start otherwise.
+                let _ = remove_owner_link(&path);
+                return Err(match error.kind() {
+                    io::ErrorKind::NotFound => SpawnError::HomeMoved { id: owner },
+                    _ => SpawnError::from_io("moving the home to", &path, error),
+                });
+            }
         }
     }
     let Some(home) = path.to_str() else {
@@ -119,7 +154,6 @@ pub(crate) fn provide(
     jail.home = Some(home.to_owned());
     Ok(Some(ProvidedHome {
         path,
-        source,
         is_kept: false,
     }))
 }
@@ -129,28 +163,45 @@ pub(crate) fn provide(
 /// # Errors
 /// It cannot be removed.
 pub fn remove_home(agent_directory: &Path) -> io::Result<()> {
-    let state = agent_directory.parent().and_then(Path::parent);
-    let (Some(state), Some(id)) = (state, agent_directory.file_name()) else {
-        return Ok(());
-    };
-    remove_tree(&state.join(HOMES).join(id))
+    match home_beside(agent_directory) {
+        Some(home) => remove_tree(&home).and_then(|()| remove_owner_link(&home)),
+        None => Ok(()),
+    }
 }
 
-/// Removes the homes of agents that were never started. One that cannot be removed is logged.
+/// Gives back or removes the home that belongs to the agent with this directory, which was not started.
+///
+/// # Errors
+/// It cannot be moved or removed.
+pub(crate) fn undo_home(agent_directory: &Path) -> io::Result<()> {
+    home_beside(agent_directory).map_or(Ok(()), |home| undo(&home))
+}
+
+fn home_beside(agent_directory: &Path) -> Option<PathBuf> {
+    let state = agent_directory.parent().and_then(Path::parent)?;
+    Some(state.join(HOMES).join(agent_directory.file_name()?))
+}
+
+/// Gives back or removes the homes of agents that were never started. A failure is logged.
 ///
 /// # Errors
 /// The homes cannot be listed.
-pub(crate) fn remove_orphaned_homes(state: &StateDir) -> io::Result<()> {
+pub(crate) fn undo_orphaned_homes(state: &StateDir) -> io::Result<()> {
     let entries = match fs::read_dir(state.path().join(HOMES)) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
     for entry in entries {
-        let agent = state.agents().join(entry?.file_name());
-        if !agent.exists()
-            && let Err(error) = remove_home(&agent)
+        let name = entry?.file_name();
+        let name = name.to_str().unwrap_or_default();
+        let id = name.strip_suffix(OWNER).unwrap_or(name);
+        let Ok(id) = id.parse::<AgentId>() else {
+            continue;
+        };
+        if !state.agent(&id).exists()
+            && let Err(error) = undo(&home_of(state, &id))
         {
-            tracing::warn!(%error, "cannot remove the home of an agent that was not started");
+            tracing::warn!(%id, %error, "cannot undo the home of an agent that was not started");
         }
     }
     Ok(())
@@ -378,6 +429,56 @@ mod tests {
         fs::write(home.join("x/z"), "mine").unwrap();
         fill(&home, &files).unwrap();
         assert_eq!(fs::read_to_string(home.join("x/z")).unwrap(), "mine");
+    }
+
+    #[test]
+    fn home_of_an_ended_agent_survives_a_crash_during_its_resume() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().to_owned());
+        let [old, new, other]: [AgentId; 3] = ["old", "new", "other"].map(|id| id.parse().unwrap());
+        let old_home = home_of(&state, &old);
+        fs::create_dir_all(&old_home).unwrap();
+        fs::create_dir_all(home_of(&state, &other)).unwrap();
+        fs::create_dir_all(state.agent(&old)).unwrap();
+        fs::write(state.agent(&old).join(layout::EXIT), "").unwrap();
+        fs::write(old_home.join("session"), "s").unwrap();
+        let take_over = || {
+            let mut config = AgentSpawnConfig {
+                jail: Some(colibri_jail_core::JailConfig {
+                    home: Some(old_home.to_str().unwrap().to_owned()),
+                    ..Default::default()
+                }),
+                ..Default::default()
+            };
+            provide(&state, &new, &mut config).unwrap().unwrap()
+        };
+        let homes = || {
+            let entries = fs::read_dir(dir.path().join(HOMES)).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            names.collect::<std::collections::BTreeSet<_>>()
+        };
+        // The daemon is killed before the agent has a directory, and after.
+        for has_directory in [false, true] {
+            std::mem::forget(take_over());
+            assert!(!old_home.exists() && home_of(&state, &new).join("session").exists());
+            if has_directory {
+                fs::create_dir_all(state.agent(&new)).unwrap();
+                undo_orphaned_homes(&state).unwrap();
+                assert!(!old_home.exists());
+                undo_home(&state.agent(&new)).unwrap();
+                fs::remove_dir(state.agent(&new)).unwrap();
+            } else {
+                undo_orphaned_homes(&state).unwrap();
+            }
+            assert!(old_home.join("session").exists());
+            assert_eq!(homes(), ["old".to_owned()].into());
+        }
+        drop(take_over());
+        assert_eq!(homes(), ["old".to_owned()].into());
+        fs::create_dir_all(state.agent(&new)).unwrap();
+        take_over().keep();
+        undo_orphaned_homes(&state).unwrap();
+        assert_eq!(homes(), ["new".to_owned()].into());
     }
 
     #[test]
