@@ -186,16 +186,23 @@ fn question_is_answered_by_the_leader() {
             assert_eq!(read["question"], asked["question"]);
             let options = asked["question"]["options"].as_array().unwrap();
             let option = options.iter().find(|option| option["label"] == answer);
-            let invalid = json!({"id": id, "answer": "perhaps"});
+            let number = asked["question"]["number"].as_u64().unwrap();
+            let other = json!({"id": id, "question": number - 1, "answer": "1"});
+            let refused = leader.refused("answer_agent", other).await;
+            assert!(refused.contains("another question"), "{refused}");
+            let invalid = json!({"id": id, "question": number, "answer": "perhaps"});
             let refused = leader.refused("answer_agent", invalid).await;
             assert!(refused.contains("invalid answer"), "{refused}");
-            let answer = json!({"id": id, "answer": option.unwrap()["answer"]});
+            let answer = json!({"id": id, "question": number, "answer": option.unwrap()["answer"]});
             let answered = leader.ok("answer_agent", answer).await;
             assert_eq!(answered["state"], "idle", "{answered}");
             assert_eq!(setup.project.join("asked.txt").exists(), is_made);
         }
         let refused = leader
-            .refused("answer_agent", json!({"id": id, "answer": "1"}))
+            .refused(
+                "answer_agent",
+                json!({"id": id, "question": 2, "answer": "1"}),
+            )
             .await;
         assert!(refused.contains("no open question"), "{refused}");
     });
@@ -212,6 +219,12 @@ fn client_that_exceeds_its_rights_is_refused() {
         .spawn(&["--name", "foreign", "--", "sleep", "1000"]);
     let project = &setup.project;
     fs::create_dir_all(project.join("sub/.git/hooks")).unwrap();
+    fs::create_dir(project.join("sub/checks")).unwrap();
+    fs::write(
+        project.join("sub/.git/config"),
+        "[core]\nhooksPath = checks\n",
+    )
+    .unwrap();
     fs::create_dir(setup.daemon.path("outside")).unwrap();
     symlink(setup.daemon.path("outside"), project.join("link")).unwrap();
     lead(&setup, &["--max-agents", "2"], async |leader| {
@@ -220,7 +233,10 @@ fn client_that_exceeds_its_rights_is_refused() {
             for (tool, arguments) in [
                 ("read_agent", json!({"id": id})),
                 ("prompt_agent", json!({"id": id, "text": "x"})),
-                ("answer_agent", json!({"id": id, "answer": "x"})),
+                (
+                    "answer_agent",
+                    json!({"id": id, "question": 1, "answer": "x"}),
+                ),
                 ("kill_agent", json!({"id": id})),
             ] {
                 let error = leader.refused(tool, arguments).await;
@@ -249,6 +265,9 @@ fn client_that_exceeds_its_rights_is_refused() {
             let error = leader.refused("spawn_agent", arguments).await;
             assert!(error.starts_with("refused workspace"), "{error}");
         }
+        let hooks = json!({"agent": "pi", "workspace": "sub/checks"});
+        let error = leader.refused("spawn_agent", hooks).await;
+        assert!(error.contains("git finds hooks"), "{error}");
         // Other agents and options.
         for agent in ["sh", "/bin/sh", "", "../pi"] {
             let error = leader.refused("spawn_agent", json!({"agent": agent})).await;

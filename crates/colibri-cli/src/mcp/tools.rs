@@ -1,6 +1,7 @@
 //! The tools of the server.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use colibri_client::glasspane::{
@@ -99,6 +100,8 @@ struct ReadParams {
 struct AnswerParams {
     /// Id of the agent.
     id: String,
+    /// Number of the question. An answer to a question that is not open any more is refused.
+    question: u64,
     /// The answer: one of the question's options, or text if it has none.
     answer: String,
     /// Maximum time to wait for the end of the turn, in seconds; at most 600. Default: 30. 0 does not wait.
@@ -119,7 +122,31 @@ pub(super) struct AgentTools {
     agents: Arc<OwnAgents>,
     profile: Option<String>,
     workspaces: Arc<Workspaces>,
+    shown: Arc<Mutex<ShownQuestions>>,
     tool_router: ToolRouter<Self>,
+}
+
+/// The questions that the client has seen, numbered: an agent could replace a question while the client answers it.
+#[derive(Default)]
+struct ShownQuestions {
+    count: u64,
+    /// The last question of each agent of this server.
+    last: BTreeMap<String, (u64, Question)>,
+}
+
+impl ShownQuestions {
+    /// Returns the number of a question.
+    fn number(&mut self, agent: &str, question: &Question) -> u64 {
+        match self.last.get(agent) {
+            Some((number, last)) if last == question => *number,
+            _ => {
+                self.count += 1;
+                let shown = (self.count, question.clone());
+                self.last.insert(agent.to_owned(), shown);
+                self.count
+            }
+        }
+    }
 }
 
 #[tool_handler(router = self.tool_router)]
@@ -142,6 +169,7 @@ impl AgentTools {
             agents,
             profile,
             workspaces: Arc::new(workspaces),
+            shown: Arc::default(),
             tool_router: Self::tool_router(),
         }
     }
@@ -256,7 +284,8 @@ impl AgentTools {
             )));
         }
         let command = AgentCommand::Prompt(&params.text, delivery);
-        command_agent(&client, &agent, &command, params.wait_seconds).await
+        self.command(&client, &agent, &command, params.wait_seconds)
+            .await
     }
 
     async fn answer(&self, params: AnswerParams) -> Result<Value, CliError> {
@@ -268,8 +297,30 @@ impl AgentTools {
                 agent.id
             ))
         })?;
+        if self.number(&agent.id, &question) != params.question {
+            return Err(CliError::Message(format!(
+                "agent {} waits for the answer to another question; read it with read_agent, and give its number",
+                agent.id
+            )));
+        }
         let command = AgentCommand::Answer(&question, &params.answer);
-        command_agent(&client, &agent, &command, params.wait_seconds).await
+        self.command(&client, &agent, &command, params.wait_seconds)
+            .await
+    }
+
+    fn number(&self, agent: &str, question: &Question) -> u64 {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        shown.number(agent, question)
+    }
+
+    /// Returns a question for the client.
+    fn question(&self, agent: &str, question: &Question) -> Value {
+        let options = question.options().into_iter();
+        let options: Vec<Value> = options
+            .map(|option| json!({"answer": option.answer, "label": option.label}))
+            .collect();
+        let number = self.number(agent, question);
+        json!({"number": number, "text": question.text, "options": options})
     }
 
     async fn read(&self, params: ReadParams) -> Result<Value, CliError> {
@@ -279,7 +330,7 @@ impl AgentTools {
         let mut value = summary(&agent);
         value["transcript"] = end(&text, max_chars).into();
         if let Some(question) = &question {
-            value["question"] = question_value(question);
+            value["question"] = self.question(&agent.id, question);
         }
         if let Some(answer) = agent.view.as_ref().and_then(|view| view.answer.as_ref()) {
             value["answer"] = answer.as_str().into();
@@ -292,50 +343,51 @@ impl AgentTools {
         kill(&client, &agent.id).await?;
         Ok(json!({"id": agent.id, "killed": true}))
     }
-}
 
-/// Sends a command, and waits for the end of the turn.
-async fn command_agent(
-    client: &Client,
-    agent: &Agent,
-    command: &AgentCommand<'_>,
-    wait_seconds: Option<u32>,
-) -> Result<Value, CliError> {
-    let wait = wait_seconds.unwrap_or(DEFAULT_WAIT).min(MAX_WAIT);
-    // Subscribe before the command is sent, so that no part of the answer is missed.
-    let turn = match wait {
-        0 => None,
-        _ => Some(Turn::follow(client, &agent.id, agent.runtime).await?),
-    };
-    let accepted = client.command(agent, command, ACCEPT_TIMEOUT).await?;
-    let Some(mut turn) = turn else {
-        let accepted = accepted == Acceptance::Accepted;
-        return Ok(json!({"id": agent.id, "state": "working", "accepted": accepted}));
-    };
-    let waited = tokio::time::timeout(Duration::from_secs(wait.into()), turn.next()).await;
-    match waited {
-        Ok(event) => Ok(turn_result(&agent.id, event?)),
-        Err(_) => Ok(json!({
-            "id": agent.id,
-            "state": "working",
-            "note": format!("the turn has not ended within {wait} seconds; read its progress with read_agent"),
-        })),
-    }
-}
-
-/// Returns what the client learns about a turn.
-fn turn_result(id: &str, event: TurnEvent) -> Value {
-    match event {
-        TurnEvent::Asked(question) => {
-            json!({"id": id, "state": "blocked", "question": question_value(&question)})
+    /// Sends a command, and waits for the end of the turn.
+    async fn command(
+        &self,
+        client: &Client,
+        agent: &Agent,
+        command: &AgentCommand<'_>,
+        wait_seconds: Option<u32>,
+    ) -> Result<Value, CliError> {
+        let wait = wait_seconds.unwrap_or(DEFAULT_WAIT).min(MAX_WAIT);
+        // Subscribe before the command is sent, so that no part of the answer is missed.
+        let turn = match wait {
+            0 => None,
+            _ => Some(Turn::follow(client, &agent.id, agent.runtime).await?),
+        };
+        let accepted = client.command(agent, command, ACCEPT_TIMEOUT).await?;
+        let Some(mut turn) = turn else {
+            let accepted = accepted == Acceptance::Accepted;
+            return Ok(json!({"id": agent.id, "state": "working", "accepted": accepted}));
+        };
+        let waited = tokio::time::timeout(Duration::from_secs(wait.into()), turn.next()).await;
+        match waited {
+            Ok(event) => Ok(self.turn_result(&agent.id, event?)),
+            Err(_) => Ok(json!({
+                "id": agent.id,
+                "state": "working",
+                "note": format!("the turn has not ended within {wait} seconds; read its progress with read_agent"),
+            })),
         }
-        TurnEvent::Ended(turn) => {
-            let answer = end(&turn.text, MAX_CHARS);
-            let mut value = json!({"id": id, "state": "idle", "answer": answer});
-            if let Some(error) = turn.error {
-                value["error"] = error.into();
+    }
+
+    /// Returns what the client learns about a turn.
+    fn turn_result(&self, id: &str, event: TurnEvent) -> Value {
+        match event {
+            TurnEvent::Asked(question) => {
+                json!({"id": id, "state": "blocked", "question": self.question(id, &question)})
             }
-            value
+            TurnEvent::Ended(turn) => {
+                let answer = end(&turn.text, MAX_CHARS);
+                let mut value = json!({"id": id, "state": "idle", "answer": answer});
+                if let Some(error) = turn.error {
+                    value["error"] = error.into();
+                }
+                value
+            }
         }
     }
 }
@@ -371,14 +423,6 @@ fn summary(agent: &Agent) -> Value {
         }
     }
     value
-}
-
-fn question_value(question: &Question) -> Value {
-    let options = question.options().into_iter();
-    let options: Vec<Value> = options
-        .map(|option| json!({"answer": option.answer, "label": option.label}))
-        .collect();
-    json!({"text": question.text, "options": options})
 }
 
 /// Returns the end of an agent's transcript, and its open question.
