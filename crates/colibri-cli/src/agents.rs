@@ -36,6 +36,11 @@ pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
     if !spawn.gives_variables() {
         preset.check_login(name, &plan)?;
     }
+    for key in &plan.exposed_keys {
+        output::message(&format!(
+            "the agent can read the key {key}, which is not replaced by a placeholder: its URL is not https, or the agent needs the key itself"
+        ));
+    }
     let mut request = plan.request;
     let args = request.args.get_or_insert_default();
     args.extend(spawn.command.iter().cloned());

@@ -1,6 +1,5 @@
 //! From a preset to a spawn request.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use colibri_glasspane::{adapted_runtime, recognize_program};
@@ -78,6 +77,9 @@ pub struct AgentPlan {
     pub logins: Vec<String>,
     /// Files of the user that the agent gets copies of.
     pub copied: Vec<PathBuf>,
+    /// Variables with keys that the agent gets itself, not a placeholder: it uses the key in other ways than in the head of a
+    /// request, or its URL is not `https`.
+    pub exposed_keys: Vec<String>,
 }
 
 /// Why an agent cannot be run by its preset.
@@ -121,6 +123,16 @@ pub enum PlanError {
         agent: String,
         /// What it reported.
         session: String,
+    },
+    /// The URL of a model contains a password.
+    #[error(
+        "{variable} contains the name of a user or a password, which would be arguments of the agent; remove it, and set {key}"
+    )]
+    UserInUrl {
+        /// The variable with the URL.
+        variable: String,
+        /// The variable with the key.
+        key: String,
     },
     /// Neither a key nor a login file exists.
     #[error("agent {agent} has no login: {missing}; {hint}")]
@@ -194,6 +206,7 @@ impl Preset {
             program,
             logins: Vec::new(),
             copied: Vec::new(),
+            exposed_keys: Vec::new(),
         };
         if let Mode::Asking = mode {
             plan.request.env.0.extend(self.ask_env.clone());
@@ -210,20 +223,16 @@ impl Preset {
         };
         let (words, words_continue) = self.words(name, mode, session)?;
         let mut first = Vec::new();
+        let mut with_login_files = false;
         for key in &self.keys {
             if let Some(value) = host.variable(&key.name) {
+                with_login_files |= key.with_login_files;
                 plan.logins.push(key.name.clone());
-                first.extend(add_key(
-                    key,
-                    value,
-                    host,
-                    &mut jail,
-                    &mut plan.request.env.0,
-                ));
+                first.extend(add_key(key, value, host, &mut jail, &mut plan)?);
             }
         }
         let has_key = !plan.logins.is_empty();
-        self.add_files(host, has_key, &mut jail, &mut plan);
+        self.add_files(host, has_key, with_login_files, &mut jail, &mut plan);
         let args: Vec<String> = first.into_iter().chain(words).collect();
         // The real program may have another name, like that of a script.
         let recognized = recognize_program(&self.program, &args);
@@ -414,6 +423,7 @@ impl Preset {
         &self,
         host: &Host<'_>,
         has_key: bool,
+        with_login_files: bool,
         jail: &mut JailConfig,
         plan: &mut AgentPlan,
     ) {
@@ -426,9 +436,10 @@ impl Preset {
             let Some((path, target)) = host.in_home(file) else {
                 continue;
             };
-            let is_login = self.login_files.contains(file);
+            let is_login =
+                (self.login_files.iter()).any(|login| Path::new(login).starts_with(file));
             // A key takes precedence: the agent does not get another login.
-            if !path.exists() || (is_login && has_key) {
+            if !path.exists() || (is_login && has_key && !with_login_files) {
                 continue;
             }
             jail.home_files.push(HomeFile {
@@ -484,8 +495,9 @@ fn add_key(
     value: String,
     host: &Host<'_>,
     jail: &mut JailConfig,
-    env: &mut BTreeMap<String, String>,
-) -> Vec<String> {
+    plan: &mut AgentPlan,
+) -> Result<Vec<String>, PlanError> {
+    let env = &mut plan.request.env.0;
     let name = key.alias.as_ref().unwrap_or(&key.name);
     let url = key
         .base_url
@@ -497,13 +509,21 @@ fn add_key(
         .or(key.default_url.clone());
     let mut destination = key.host.clone().map(|host| (host, true));
     if let Some((variable, url)) = &url {
+        if has_user(url) {
+            return Err(PlanError::UserInUrl {
+                variable: (*variable).clone(),
+                key: key.name.clone(),
+            });
+        }
         env.insert((*variable).clone(), url.clone());
         destination = authority(url).or(destination);
     }
     match destination {
         Some((host, true)) if !key.secret => jail.credentials.push(format!("{name}@{host}")),
-        Some((host, _)) => jail.allow.push(host),
-        None => {}
+        exposed => {
+            jail.allow.extend(exposed.map(|(host, _)| host));
+            plan.exposed_keys.push(name.clone());
+        }
     }
     jail.allow.extend(key.hosts.iter().cloned());
     for variable in &key.pass_variables {
@@ -513,10 +533,18 @@ fn add_key(
     }
     env.insert(name.clone(), value);
     let base_url = base_url.unwrap_or_default();
-    key.args
-        .iter()
+    let args = key.args.iter();
+    Ok(args
         .map(|word| word.replace("{base_url}", &base_url))
-        .collect()
+        .collect())
+}
+
+/// Reports whether a URL contains the name of a user, or a password.
+fn has_user(url: &str) -> bool {
+    let (_, rest) = url.split_once("//").unwrap_or(("", url));
+    rest.split(['/', '?', '#'])
+        .next()
+        .is_some_and(|authority| authority.contains('@'))
 }
 
 /// Returns `HOST:PORT` of a URL, and whether it uses TLS; `None` if it is not an HTTP URL.
@@ -570,6 +598,70 @@ mod tests {
             }
         }
         insta::assert_snapshot!(shown);
+    }
+
+    #[test]
+    fn agent_with_a_key_gets_no_login_file_and_no_password() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("agent");
+        std::fs::write(&program, "").unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::create_dir_all(dir.path().join("settings/deep")).unwrap();
+        std::fs::write(dir.path().join("settings/deep/login"), "s3cret").unwrap();
+        std::fs::write(dir.path().join("other"), "").unwrap();
+        let list = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+        let preset = Preset {
+            program: program.to_str().unwrap().to_owned(),
+            stdin_args: Some(Vec::new()),
+            home_files: list(&["~/settings", "~/other"]),
+            login_files: list(&["~/settings/deep/login"]),
+            keys: vec![Key {
+                name: "KEY".to_owned(),
+                host: Some("api.example.com".to_owned()),
+                base_url: Some("URL".to_owned()),
+                args: list(&["--url", "{base_url}"]),
+                ..Key::default()
+            }],
+            ..Preset::default()
+        };
+        let home = dir.path().to_str().unwrap();
+        let plan = |key: Option<&str>, url: Option<&str>| {
+            let (key, url) = (key.map(str::to_owned), url.map(str::to_owned));
+            let host = Host::new(|name| match name {
+                "HOME" => Some(home.to_owned()),
+                "KEY" => key.clone(),
+                "URL" => url.clone(),
+                _ => None,
+            });
+            preset.plan("agent", &Mode::Driven, Session::New, &host)
+        };
+        let copies = |plan: &AgentPlan| -> Vec<String> {
+            let files = &plan.request.jail.as_ref().unwrap().home_files;
+            files.iter().map(|file| file.target.clone()).collect()
+        };
+        assert_eq!(copies(&plan(None, None).unwrap()), ["settings", "other"]);
+        for (url, exposed) in [
+            (None, false),
+            (Some("https://llm.example.com/v1"), false),
+            (Some("http://llm.example.com/v1"), true),
+        ] {
+            let plan = plan(Some("sk"), url).unwrap();
+            assert_eq!(copies(&plan), ["other"], "{url:?}");
+            let jail = plan.request.jail.as_ref().unwrap();
+            assert_eq!(jail.credentials.is_empty(), exposed, "{url:?}");
+            assert_eq!(plan.exposed_keys == ["KEY"], exposed, "{url:?}");
+        }
+        for url in [
+            "https://me:hunter2@llm.example.com/v1",
+            "http://me@h",
+            "me@h:8000",
+        ] {
+            let error = plan(Some("sk"), Some(url)).unwrap_err().to_string();
+            assert!(error.starts_with("URL contains"), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

@@ -78,6 +78,8 @@ pub struct Key {
     pub base_url: Option<String>,
     /// Value of `{base_url}` if the variable is not set.
     pub default_url: Option<String>,
+    /// The agent gets the login files besides the key, because it reads other settings from them.
+    pub with_login_files: bool,
     /// The agent gets the key itself, because it uses it in other ways than in the head of a request.
     pub secret: bool,
     /// Hosts that an agent with this key connects to, each `HOST:PORT`.

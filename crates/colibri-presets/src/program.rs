@@ -201,7 +201,8 @@ fn python_base(path: &Path) -> Option<PathBuf> {
     is_python(&programs, &prefix).then_some(prefix)
 }
 
-/// Reports whether a directory is an installation of Python, and not one, like `~/.local`, that contains links to one.
+/// Reports whether a directory is an installation of Python with its standard library, and not one, like `~/.local`, that contains
+/// links to one or packages for one.
 fn is_python(programs: &Path, prefix: &Path) -> bool {
     let names = |directory: &Path| {
         let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
@@ -218,7 +219,9 @@ fn is_python(programs: &Path, prefix: &Path) -> bool {
         real.is_some_and(|real| real.starts_with(prefix) && is_executable(&real))
     };
     names(programs).into_iter().any(is_inside)
-        && names(&prefix.join("lib")).iter().any(|path| path.is_dir())
+        && names(&prefix.join("lib"))
+            .iter()
+            .any(|library| library.join("os.py").is_file())
 }
 
 /// Returns the interpreter of a script, as execve(2) and env(1) find it.
@@ -299,6 +302,8 @@ mod tests {
         let elsewhere = home.join("real/python3");
         executable(&elsewhere, "");
         symlink(&elsewhere, home.join(".local/bin/python3")).unwrap();
+        // A program of the user, whose packages pip has put beside it.
+        executable(&home.join(".local/bin/python3.12"), "");
         let python = format!("#!{}\n", project.join("env/bin/python").display());
         for (base, first_line) in [
             (project.clone(), python.clone()),
@@ -331,6 +336,7 @@ mod tests {
         let venv = root.join("tools/aider");
         executable(&root.join("python/bin/python3.12"), "");
         fs::create_dir_all(root.join("python/lib/python3.12")).unwrap();
+        fs::write(root.join("python/lib/python3.12/os.py"), "").unwrap();
         fs::create_dir_all(venv.join("bin")).unwrap();
         symlink(root.join("python/bin/python3.12"), venv.join("bin/python")).unwrap();
         fs::write(
