@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
+use crate::cost::Cost;
 use crate::question::Question;
 use crate::{Activity, CommandResponse};
 
@@ -97,7 +98,7 @@ pub(crate) struct TokenUsage {
     pub(crate) input: u64,
     pub(crate) cached: u64,
     pub(crate) output: u64,
-    pub(crate) cost_usd: f64,
+    pub(crate) cost: Cost,
 }
 
 impl TokenUsage {
@@ -106,7 +107,7 @@ impl TokenUsage {
         self.input = self.input.saturating_add(other.input);
         self.cached = self.cached.saturating_add(other.cached);
         self.output = self.output.saturating_add(other.output);
-        self.cost_usd += other.cost_usd;
+        self.cost = self.cost.plus(other.cost);
     }
 
     /// Returns what `total` adds to the total `self` that was reported before, and stores `total`. A smaller total is the
@@ -120,7 +121,7 @@ impl TokenUsage {
             input: total.input - before.input,
             cached: total.cached.saturating_sub(before.cached),
             output: total.output - before.output,
-            cost_usd: (total.cost_usd - before.cost_usd).max(0.0),
+            cost: total.cost.since(before.cost),
         }
     }
 }
@@ -140,14 +141,6 @@ pub(crate) fn error_text(value: &Value) -> Cow<'_, str> {
 /// Returns a number of tokens; 0 if the value is not one.
 pub(crate) fn tokens(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
-}
-
-/// Returns a cost in US dollars; 0 if the value is not a finite number.
-pub(crate) fn cost_usd(value: &Value) -> f64 {
-    value
-        .as_f64()
-        .filter(|cost| cost.is_finite())
-        .unwrap_or(0.0)
 }
 
 /// Returns a text field; empty if it is not a string.

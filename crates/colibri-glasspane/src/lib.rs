@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod command;
+mod cost;
 mod event;
 mod formatter;
 mod line_splitter;
@@ -17,6 +18,9 @@ pub use command::{
     AgentCommand, CommandError, CommandResponse, PromptDelivery, ResponseParser, encode_command,
     reads_no_commands, sends_response,
 };
+// Part of colibri-proto, not of the public API.
+#[doc(hidden)]
+pub use cost::deserialize_cost;
 pub use formatter::TranscriptFormatter;
 pub use question::{AnswerOption, Grant, Question};
 pub use runtimes::{adapted_runtime, recognize_program};

@@ -15,6 +15,7 @@
 //! An agent without a known runtime has no events, so its state is a guess: output leads to `working`, and 10 s without
 //! output to `idle`.
 
+use crate::cost::Cost;
 use crate::event::{Content, Event, TokenUsage};
 use crate::line_splitter::LineSplitter;
 use crate::runtimes::{EventReader, LineKind, Mismatch};
@@ -316,7 +317,7 @@ impl Glasspane {
         view.input_tokens = view.input_tokens.saturating_add(usage.input);
         view.cached_tokens = view.cached_tokens.saturating_add(usage.cached);
         view.output_tokens = view.output_tokens.saturating_add(usage.output);
-        view.cost_usd += usage.cost_usd;
+        view.cost_usd = Cost::new(view.cost_usd).plus(usage.cost).usd();
     }
 
     /// Records a complete message. It proves that the model answers again.

@@ -91,6 +91,7 @@ pub struct AgentView {
     /// Tokens written, as reported by the agent.
     pub output_tokens: u64,
     /// Cost in US dollars, as reported by the agent.
+    #[serde(default, deserialize_with = "crate::deserialize_cost")]
     pub cost_usd: f64,
     /// The last error that the agent reported, or the reason for the last restart.
     #[serde(default, skip_serializing_if = "Option::is_none")]

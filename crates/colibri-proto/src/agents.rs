@@ -182,6 +182,7 @@ pub struct Usage {
     /// Number of output tokens, as its events report.
     pub output_tokens: u64,
     /// Cost in US dollars, as its events report.
+    #[serde(deserialize_with = "colibri_glasspane::deserialize_cost")]
     pub cost_usd: f64,
 }
 

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::{Dialect, LineKind, LineParser, adapter, parse_object};
-use crate::event::{Content, Event, TokenUsage, cost_usd, error_text, text, tokens};
+use crate::cost::Cost;
+use crate::event::{Content, Event, TokenUsage, error_text, text, tokens};
 use crate::question::{Answer, Grant, Question, QuestionKind, QuestionOption};
 use crate::{Activity, AgentCommand, AgentRuntime, CommandError, PromptDelivery};
 
@@ -132,7 +133,7 @@ impl Parser {
             "plan" => emit(Event::Working(None)),
             "usage_update" => {
                 let total = TokenUsage {
-                    cost_usd: cost_usd(&update["cost"]["amount"]),
+                    cost: Cost::from_json(&update["cost"]["amount"]),
                     ..TokenUsage::default()
                 };
                 emit(Event::Usage(self.cost.advance_to(total)));
@@ -284,7 +285,7 @@ fn usage(result: &Value) -> TokenUsage {
         },
         cached,
         output,
-        cost_usd: 0.0,
+        ..TokenUsage::default()
     }
 }
 

@@ -246,7 +246,7 @@ fn exec_usage(usage: &Value) -> TokenUsage {
         input: tokens(&usage["input_tokens"]).saturating_sub(cached),
         cached,
         output: tokens(&usage["output_tokens"]),
-        cost_usd: 0.0,
+        ..TokenUsage::default()
     }
 }
 
@@ -256,7 +256,7 @@ fn server_usage(usage: &Value) -> TokenUsage {
         input: tokens(&usage["inputTokens"]).saturating_sub(cached),
         cached,
         output: tokens(&usage["outputTokens"]),
-        cost_usd: 0.0,
+        ..TokenUsage::default()
     }
 }
 

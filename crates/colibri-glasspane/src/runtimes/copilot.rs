@@ -93,6 +93,6 @@ fn usage(data: &Value) -> TokenUsage {
         input: tokens(&data["inputTokens"]).saturating_sub(cached),
         cached,
         output: tokens(&data["outputTokens"]),
-        cost_usd: 0.0,
+        ..TokenUsage::default()
     }
 }

@@ -87,7 +87,7 @@ fn result(event: &Value, emit: &mut dyn FnMut(Event<'_>)) {
         input: tokens(&stats["input"]),
         cached: tokens(&stats["cached"]),
         output: tokens(&stats["output_tokens"]),
-        cost_usd: 0.0,
+        ..TokenUsage::default()
     }));
     if event["status"] == "error" {
         emit(Event::Failed(error_text(&event["error"])));

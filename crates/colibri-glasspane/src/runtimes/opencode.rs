@@ -3,7 +3,8 @@
 use serde_json::Value;
 
 use super::{Dialect, LineKind, LineParser, has_option, parse_object};
-use crate::event::{Content, Event, TokenUsage, cost_usd, error_text, text, tokens};
+use crate::cost::Cost;
+use crate::event::{Content, Event, TokenUsage, error_text, text, tokens};
 use crate::{Activity, AgentRuntime, CommandError, PromptDelivery};
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -86,7 +87,7 @@ fn step_finish(part: &Value, emit: &mut dyn FnMut(Event<'_>)) {
         input: tokens(&usage["input"]),
         cached: tokens(&usage["cache"]["read"]).saturating_add(tokens(&usage["cache"]["write"])),
         output: tokens(&usage["output"]).saturating_add(tokens(&usage["reasoning"])),
-        cost_usd: cost_usd(&part["cost"]),
+        cost: Cost::from_json(&part["cost"]),
     }));
     emit(match text(&part["reason"]) {
         "tool-calls" => Event::Working(Some(Activity::Waiting)),

@@ -8,7 +8,8 @@ use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{Dialect, LineKind, LineParser, has_option, parse_object};
-use crate::event::{Content, Event, TokenUsage, cost_usd, error_text, text, tokens};
+use crate::cost::Cost;
+use crate::event::{Content, Event, TokenUsage, error_text, text, tokens};
 use crate::question::{Answer, Question, QuestionKind, QuestionOption};
 use crate::{Activity, AgentCommand, AgentRuntime, CommandError, CommandResponse, PromptDelivery};
 
@@ -301,7 +302,7 @@ fn usage(usage: &Value) -> TokenUsage {
         input: tokens(&usage["input"]),
         cached: tokens(&usage["cacheRead"]).saturating_add(tokens(&usage["cacheWrite"])),
         output: tokens(&usage["output"]),
-        cost_usd: cost_usd(&usage["cost"]["total"]),
+        cost: Cost::from_json(&usage["cost"]["total"]),
     }
 }
 

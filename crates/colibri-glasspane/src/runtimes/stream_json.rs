@@ -5,7 +5,8 @@ use std::borrow::Cow;
 use serde_json::{Value, json};
 
 use super::{LineKind, LineParser, parse_object};
-use crate::event::{Content, Event, TokenUsage, cost_usd, error_text, text, tokens};
+use crate::cost::Cost;
+use crate::event::{Content, Event, TokenUsage, error_text, text, tokens};
 use crate::question::{Answer, Grant, Question, QuestionKind, QuestionOption};
 use crate::{Activity, CommandError, CommandResponse};
 
@@ -150,7 +151,7 @@ impl Parser {
             input: tokens(&usage["input_tokens"]),
             cached,
             output: tokens(&usage["output_tokens"]),
-            cost_usd: cost_usd(&event["total_cost_usd"]),
+            cost: Cost::from_json(&event["total_cost_usd"]),
         };
         if self.scope == UsageScope::Session {
             usage.input = usage.input.saturating_sub(cached);
@@ -158,14 +159,14 @@ impl Parser {
         }
         // The total cost contains earlier prompts, those of a resumed session included.
         if let Some(models) = event["model_usage_since_last_result"].as_object() {
-            usage.cost_usd = models
+            usage.cost = models
                 .values()
-                .map(|model| cost_usd(&model["costUSD"]))
+                .map(|model| Cost::from_json(&model["costUSD"]))
                 .sum();
         } else {
-            let total = usage.cost_usd;
-            usage.cost_usd = (total - self.total.cost_usd).max(0.0);
-            self.total.cost_usd = total;
+            let total = usage.cost;
+            usage.cost = total.since(self.total.cost);
+            self.total.cost = total;
         }
         usage
     }

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::{Dialect, LineKind, LineParser, parse_object, unsupported};
-use crate::event::{Content, Event, TokenUsage, cost_usd, error_text, text, tokens};
+use crate::cost::Cost;
+use crate::event::{Content, Event, TokenUsage, error_text, text, tokens};
 use crate::{Activity, AgentCommand, AgentRuntime, CommandError, CommandResponse, PromptDelivery};
 
 pub(super) const DIALECT: Dialect = Dialect {
@@ -74,7 +75,7 @@ impl LineParser for Parser {
                 input: tokens(&event["input"]),
                 cached: tokens(&event["cache_read"]).saturating_add(tokens(&event["cache_write"])),
                 output: tokens(&event["output"]),
-                cost_usd: cost_usd(&event["cost_usd"]),
+                cost: Cost::from_json(&event["cost_usd"]),
             })),
             "turn_end" => self.turn_end(&event, emit),
             "done" => {

@@ -298,7 +298,7 @@ impl Transcript {
                 turns,
                 input_tokens: usage.input.saturating_add(usage.cached),
                 output_tokens: usage.output,
-                cost_usd: usage.cost_usd,
+                cost_usd: usage.cost.usd(),
             });
         }
     }
