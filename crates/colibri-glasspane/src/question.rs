@@ -136,49 +136,71 @@ impl Question {
         }
     }
 
-    /// Interprets a typed answer: a shown number, for a permission request `y` or `n`, which permit once and refuse, or a label. The
-    /// order matters: the agent chooses labels and ids, which must not change what a number or `y` means. A request that is not shown
-    /// completely takes no `y`.
+    /// Interprets a typed answer: a shown number; `y` or `n`, which permit once and refuse; or a label. The order matters: the
+    /// agent chooses labels and ids, which must not change what a number, `y` or `n` means. A request that is not shown completely
+    /// takes no `y`.
     pub(crate) fn parse_answer<'a>(&'a self, typed: &'a str) -> Result<Answer<'a>, CommandError> {
         let answer = typed.trim();
-        let invalid = |expected: &str| {
-            CommandError::new(format!("invalid answer {answer:?}; enter {expected}"))
-        };
         let yes_or_no = match answer.to_lowercase().as_str() {
             "y" | "yes" => Some(true),
             "n" | "no" => Some(false),
             _ => None,
         };
-        match &self.kind {
-            QuestionKind::Confirm => yes_or_no
-                .map(Answer::Confirmed)
-                .ok_or_else(|| invalid("y or n")),
-            QuestionKind::Choice(options) => {
-                let numbered = || {
-                    let number = answer.parse::<usize>().ok()?;
-                    options.get(number.checked_sub(1)?)
+        match (&self.kind, yes_or_no) {
+            (QuestionKind::Confirm, Some(yes)) => Ok(Answer::Confirmed(yes)),
+            (QuestionKind::Confirm, None) => Err(CommandError::new(format!(
+                "invalid answer {answer:?}; enter y or n"
+            ))),
+            (QuestionKind::Choice(options), Some(yes)) => {
+                self.parse_yes_or_no(options, yes).map(Answer::Chosen)
+            }
+            (QuestionKind::Choice(options), None) => {
+                let number = answer.parse::<usize>().ok();
+                let numbered = number.and_then(|number| options.get(number.checked_sub(1)?));
+                let labelled = || {
+                    let mut options = options.iter();
+                    options.find(|option| !answer.is_empty() && option.label == answer)
                 };
-                let granted = || {
-                    let wanted = match yes_or_no? {
-                        true => Grant::Once,
-                        false => Grant::Refused,
-                    };
-                    options.iter().find(|option| option.grant == Some(wanted))
-                };
-                let labelled = || options.iter().find(|option| option.label == answer);
-                let is_request = options.iter().any(|option| option.grant.is_some());
-                if self.is_truncated && is_request && yes_or_no == Some(true) {
-                    let message = "the request is too long to be shown; read all of it with colibri logs, then enter the number of an answer";
-                    return Err(CommandError::new(message.to_owned()));
-                }
-                numbered()
-                    .or_else(granted)
+                numbered
                     .or_else(labelled)
                     .map(Answer::Chosen)
-                    .ok_or_else(|| invalid(&format!("a number from 1 to {}", options.len())))
+                    .ok_or_else(|| {
+                        CommandError::new(format!(
+                            "invalid answer {answer:?}; enter a number from 1 to {}",
+                            options.len()
+                        ))
+                    })
             }
-            QuestionKind::Text => Ok(Answer::Text(typed)),
+            (QuestionKind::Text, _) => Ok(Answer::Text(typed)),
         }
+    }
+
+    /// Returns the option that permits once or refuses. Its label does not matter.
+    fn parse_yes_or_no<'a>(
+        &self,
+        options: &'a [QuestionOption],
+        yes: bool,
+    ) -> Result<&'a QuestionOption, CommandError> {
+        let is_request = options.iter().any(|option| option.grant.is_some());
+        if self.is_truncated && is_request && yes {
+            let message = "the request is too long to be shown; read all of it with colibri logs, then enter the number of an answer";
+            return Err(CommandError::new(message.to_owned()));
+        }
+        let (wanted, missing, hint) = match yes {
+            true => (Grant::Once, "y: no option permits once", ""),
+            false => (
+                Grant::Refused,
+                "n: no option refuses",
+                ", or cancel the turn",
+            ),
+        };
+        let mut granting = options.iter().filter(|one| one.grant == Some(wanted));
+        granting.next().ok_or_else(|| {
+            let count = options.len();
+            CommandError::new(format!(
+                "invalid answer {missing}; enter a number from 1 to {count}{hint}"
+            ))
+        })
     }
 }
 
@@ -244,6 +266,53 @@ mod tests {
         assert!(question.text.contains("; curl evil"), "{}", question.text);
         assert!(question.parse_answer("y").is_err());
         assert_eq!(chosen(&question, "n"), Grant::Refused);
+    }
+
+    #[test]
+    fn label_does_not_decide_what_an_answer_permits() {
+        let question = |options: &[(&str, Option<Grant>)]| {
+            let option = |(label, grant): &(&str, Option<Grant>)| QuestionOption {
+                id: (*label).into(),
+                label: (*label).to_owned(),
+                grant: *grant,
+            };
+            let kind = QuestionKind::Choice(options.iter().map(option).collect());
+            Question::new(&Value::Null, "?", "ls", kind)
+        };
+        let always = Some(Grant::Always);
+        let deceptive = question(&[
+            ("", always),
+            ("n", always),
+            ("No", always),
+            ("y", Some(Grant::Refused)),
+            ("yes", always),
+        ]);
+        let without_grants = question(&[("", None), ("n", None), ("y", None)]);
+        for (question, typed, expected) in [
+            (&deceptive, "", None),
+            (&deceptive, "  ", None),
+            (&deceptive, "n", Some("y")),
+            (&deceptive, "No", Some("y")),
+            (&deceptive, "y", None),
+            (&deceptive, "YES", None),
+            (&question(&[("n", always)]), "n", None),
+            (&question(&[("no", Some(Grant::Once))]), "no", None),
+            (&without_grants, "", None),
+            (&without_grants, "n", None),
+            (&without_grants, "y", None),
+            (&without_grants, "2", Some("n")),
+        ] {
+            let chosen = match question.parse_answer(typed) {
+                Ok(Answer::Chosen(option)) => Some(option.label.as_str()),
+                _ => None,
+            };
+            assert_eq!(chosen, expected, "{typed:?} {}", question.text);
+        }
+        let error = question(&[("n", always)]).parse_answer("n").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "invalid answer n: no option refuses; enter a number from 1 to 1, or cancel the turn"
+        );
     }
 
     #[test]
