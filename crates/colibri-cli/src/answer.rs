@@ -108,10 +108,13 @@ impl TurnReader {
     pub(crate) fn output(&mut self, bytes: &[u8], mut show: impl FnMut(TranscriptItem)) -> bool {
         // The state is checked after each line.
         for line in bytes.split_inclusive(|byte| *byte == b'\n') {
-            self.transcript
-                .push_stdout(line)
-                .into_iter()
-                .for_each(&mut show);
+            for item in self.transcript.push_stdout(line) {
+                // The caller answers it, so it must not fill the queue of open questions.
+                if matches!(item, TranscriptItem::Question(_)) {
+                    self.transcript.close_question();
+                }
+                show(item);
+            }
             self.pane.push_output(line, 0);
             if self.pane.needs_activity() {
                 self.has_worked = true;
@@ -157,7 +160,7 @@ struct Messages {
     current: String,
     /// The last complete message.
     answer: String,
-    /// The last question.
+    /// The oldest question that was not reported: an answer is to this one.
     question: Option<Question>,
 }
 
@@ -196,7 +199,9 @@ impl Messages {
                 self.answer = std::mem::take(&mut self.current);
             }
             TranscriptItem::BlockEnd => self.current.clear(),
-            TranscriptItem::Question(question) => self.question = Some(question),
+            TranscriptItem::Question(question) => {
+                self.question.get_or_insert(question);
+            }
             _ => {}
         }
     }
@@ -251,6 +256,35 @@ mod tests {
         let answer = pi(&lines, 100).expect("the turn ends");
         assert_eq!(answer.error.as_deref(), Some("overloaded"));
         assert_eq!(answer.text, "");
+    }
+
+    fn question(id: usize) -> String {
+        format!(
+            "{}\n",
+            serde_json::json!({"type": "control_request", "request_id": id.to_string(), "request": {
+                "subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": id.to_string()},
+            }})
+        )
+    }
+
+    #[test]
+    fn first_of_several_questions_is_reported() {
+        let mut reader = AnswerReader::new(AgentRuntime::Claude);
+        reader.output((question(1) + &question(2)).as_bytes());
+        let reported = reader.messages.question.map(|question| question.text);
+        assert!(reported.is_some_and(|text| text.starts_with("Bash: 1")));
+    }
+
+    #[test]
+    fn each_question_of_a_long_turn_is_reported() {
+        let mut reader = TurnReader::new(AgentRuntime::Claude);
+        for id in 0..200 {
+            let mut asked = 0;
+            reader.output(question(id).as_bytes(), |item| {
+                asked += usize::from(matches!(item, TranscriptItem::Question(_)));
+            });
+            assert_eq!(asked, 1, "{id}");
+        }
     }
 
     #[test]

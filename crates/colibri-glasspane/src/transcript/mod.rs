@@ -11,7 +11,7 @@ use crate::question::Question;
 use crate::runtimes::{EventReader, LineKind};
 use crate::sanitize::{Sanitizer, sanitize_line, sanitize_text};
 
-use open_questions::OpenQuestions;
+use open_questions::{Asked, MAX_OPEN, OpenQuestions};
 pub(crate) use summary::{arguments_line, arguments_text, content_text};
 
 /// Maximum length of a line of a tool call or result, in characters.
@@ -268,8 +268,13 @@ impl Transcript {
             } => self.push_tool_call(id, name, arguments_line(&arguments.to_value())),
             Event::ToolEnded { id, result, failed } => self.push_tool_result(id, result, failed),
             Event::Question(question) => {
-                self.open_questions.ask(question.clone());
-                self.items.push(TranscriptItem::Question(question));
+                match self.open_questions.ask(question.clone()) {
+                    Asked::Queued => self.items.push(TranscriptItem::Question(question)),
+                    Asked::FirstDropped => self.error(&format!(
+                        "asks more than {MAX_OPEN} questions at once; the rest is not shown and gets no answer; cancel the turn"
+                    )),
+                    Asked::Dropped => {}
+                }
             }
             Event::TurnsEnded(turns) => self.turns = self.turns.saturating_add(turns),
             Event::Usage(usage) => self.usage.add(usage),
@@ -438,6 +443,31 @@ mod tests {
         transcript.push_stdout(b"{\"type\":\"queue_update\",\"steering\":[]}\n");
         assert!(transcript.open_question().is_some());
         transcript.push_stdout(b"{\"type\":\"turn_start\"}\n");
+        assert_eq!(transcript.open_question(), None);
+    }
+
+    #[test]
+    fn shown_questions_are_those_that_can_be_answered() {
+        let mut transcript = Transcript::new(AgentRuntime::Claude);
+        let mut shown = Vec::new();
+        let mut errors = 0;
+        for number in 0..MAX_OPEN + 10 {
+            let line = format!(
+                r#"{{"type":"control_request","request_id":"{number}","request":{{"subtype":"can_use_tool","tool_name":"Bash","input":{{"command":"{number}"}}}}}}"#
+            );
+            for item in transcript.push_stdout(format!("{line}\n").as_bytes()) {
+                match item {
+                    TranscriptItem::Question(question) => shown.push(question),
+                    TranscriptItem::Error(_) => errors += 1,
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        assert_eq!((shown.len(), errors), (MAX_OPEN, 1));
+        for question in &shown {
+            assert_eq!(transcript.open_question(), Some(question));
+            transcript.close_question();
+        }
         assert_eq!(transcript.open_question(), None);
     }
 

@@ -4,8 +4,8 @@ use std::collections::VecDeque;
 
 use crate::question::Question;
 
-/// Maximum number of open questions; later ones are not asked.
-const MAX_OPEN: usize = 64;
+/// Maximum number of open questions; later ones are dropped.
+pub(super) const MAX_OPEN: usize = 64;
 
 /// The open questions of an agent. Several are open at once if it wants to use several tools.
 #[derive(Debug, Clone, Default)]
@@ -13,6 +13,19 @@ pub(super) struct OpenQuestions {
     questions: VecDeque<Question>,
     /// Several were open at once: progress of one tool does not answer the question about another.
     are_several: bool,
+    /// A question was dropped since the queue was full for the first time.
+    has_dropped: bool,
+}
+
+/// What happened to a new question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Asked {
+    /// It waits for its answer.
+    Queued,
+    /// The queue is full, and no question was dropped before.
+    FirstDropped,
+    /// The queue is full.
+    Dropped,
 }
 
 impl OpenQuestions {
@@ -24,11 +37,17 @@ impl OpenQuestions {
         self.questions.iter().skip(1).any(|later| later == question)
     }
 
-    pub(super) fn ask(&mut self, question: Question) {
-        if self.questions.len() < MAX_OPEN {
-            self.questions.push_back(question);
+    /// Queues a question unless the queue is full.
+    pub(super) fn ask(&mut self, question: Question) -> Asked {
+        if self.questions.len() >= MAX_OPEN {
+            return match std::mem::replace(&mut self.has_dropped, true) {
+                true => Asked::Dropped,
+                false => Asked::FirstDropped,
+            };
         }
+        self.questions.push_back(question);
         self.are_several |= self.questions.len() > 1;
+        Asked::Queued
     }
 
     /// Records an answer to the first question.
@@ -80,7 +99,12 @@ mod tests {
             "the agent has continued without an answer"
         );
         for number in 0..100 {
-            open.ask(question(&number.to_string()));
+            let expected = match number {
+                0..MAX_OPEN => Asked::Queued,
+                MAX_OPEN => Asked::FirstDropped,
+                _ => Asked::Dropped,
+            };
+            assert_eq!(open.ask(question(&number.to_string())), expected);
         }
         assert_eq!(open.questions.len(), MAX_OPEN);
         open.end();
