@@ -19,7 +19,9 @@ use agent_client_protocol::v1::schema::{
     RequestPermissionOutcome, RequestPermissionResponse, SessionId, SessionNotification,
     SessionUpdate, StopReason,
 };
-use colibri_client::glasspane::{AgentCommand, Grant, PromptDelivery, Question, TranscriptItem};
+use colibri_client::glasspane::{
+    AgentCommand, AnswerOption, Grant, PromptDelivery, Question, TranscriptItem,
+};
 use colibri_client::{
     Agent, Client, ClientError, FollowEvent, OutputChunk, StreamChoice, SubscribeParams,
     unique_command_id,
@@ -42,6 +44,8 @@ type Editor = ConnectionTo<agent_client_protocol::Client>;
 
 /// Maximum time from the abort of a turn to its end; after it the agent is killed.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Maximum number of questions of a turn that wait for the editor.
+const MAX_QUESTIONS: usize = 64;
 /// Maximum number of sessions of one connection.
 const MAX_SESSIONS: usize = 1000;
 
@@ -332,12 +336,26 @@ impl Turn {
             self.agent.question = Some(question);
             return Ok(Some(StopReason::EndTurn));
         };
+        if permissions.len() >= MAX_QUESTIONS {
+            self.cancel(&format!(
+                "it asks more than {MAX_QUESTIONS} questions at once"
+            ));
+            return Ok(None);
+        }
         let asked = self.editor.send_request(request);
         permissions.spawn(async move { (question, asked.block_task().await) });
         Ok(None)
     }
 
-    /// Sends the user's answer to the agent. An editor that has no answer refuses.
+    /// Cancels this turn; the agent keeps running.
+    fn cancel(&self, reason: &str) {
+        if !self.session.is_cancelled.send_replace(true) {
+            let id = &self.agent.id;
+            output::message(&format!("cancelling the turn of agent {id}: {reason}"));
+        }
+    }
+
+    /// Sends the user's answer to the agent. An editor that has no answer refuses, or cancels the turn if no option refuses.
     async fn answer(
         &self,
         client: &Client,
@@ -353,12 +371,10 @@ impl Turn {
             _ if *self.cancelled.borrow() => return Ok(()),
             _ => None,
         };
-        let refusal = || {
-            let mut options = question.options().into_iter();
-            options.find(|option| option.grant == Some(Grant::Refused) || option.answer == "n")
+        let Some(answer) = selected.or_else(|| refusal(question)) else {
+            self.cancel("the editor has no answer, and no option refuses");
+            return Ok(());
         };
-        let answer = selected.or_else(|| Some(refusal()?.answer));
-        let answer = answer.unwrap_or_default();
         let command = AgentCommand::Answer(question, &answer);
         let answered = client.command(agent, &command, ACCEPT_TIMEOUT).await;
         answered.map(drop).map_err(|error| failed(&error.into()))
@@ -378,5 +394,61 @@ impl Turn {
             .forget();
         let notification = SessionNotification::new(self.id.clone(), update);
         self.editor.send_notification(notification)
+    }
+}
+
+/// Returns the answer that refuses; `None` if no option does.
+fn refusal(question: &Question) -> Option<String> {
+    let mut options = question.options().into_iter();
+    let refuses = |option: &AnswerOption| match option.grant {
+        Some(grant) => grant == Grant::Refused,
+        None => option.answer == "n",
+    };
+    options.find(refuses).map(|option| option.answer)
+}
+
+#[cfg(test)]
+mod tests {
+    use colibri_client::AgentRuntime;
+    use colibri_client::glasspane::Transcript;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn refusal_never_selects_an_option_that_permits() {
+        let options = |options: &[(&str, &str)]| {
+            let options: Vec<_> = options
+                .iter()
+                .map(|(name, kind)| json!({"optionId": name, "name": name, "kind": kind}))
+                .collect();
+            json!({"jsonrpc": "2.0", "id": 1, "method": "session/request_permission", "params": {
+                "toolCall": {"toolCallId": "c", "title": "ls"}, "options": options,
+            }})
+        };
+        let confirm = json!({"type": "extension_ui_request", "id": "q", "method": "confirm"});
+        let select = json!({"type": "extension_ui_request", "id": "q", "method": "select", "options": ["", "n"]});
+        use AgentRuntime::{Acp, Pi};
+        for (runtime, event, expected) in [
+            (
+                Acp,
+                options(&[("a", "allow_once"), ("b", "reject_once")]),
+                Some("2"),
+            ),
+            (
+                Acp,
+                options(&[("", "allow_always"), ("n", "allow_always")]),
+                None,
+            ),
+            (Acp, options(&[("n", "allow_once")]), None),
+            (Acp, options(&[("n", "unknown")]), None),
+            (Pi, confirm, Some("n")),
+            (Pi, select, None),
+        ] {
+            let mut transcript = Transcript::new(runtime);
+            transcript.push_stdout(format!("{event}\n").as_bytes());
+            let question = transcript.open_question().expect("it asks");
+            assert_eq!(refusal(question).as_deref(), expected, "{event}");
+        }
     }
 }
