@@ -30,6 +30,13 @@ pub(super) const DIALECT: Dialect = Dialect {
     earliest: PromptDelivery::Steer,
 };
 
+/// Maximum number of started changes of files that are stored.
+const MAX_CHANGES: usize = 16;
+/// Maximum number of files of a change that an approval names.
+const MAX_FILES: usize = 20;
+/// Maximum length of a path, in characters.
+const MAX_PATH_CHARS: usize = 300;
+
 #[derive(Debug, Default)]
 struct Parser {
     /// The usage that the thread has reported.
@@ -38,6 +45,23 @@ struct Parser {
     is_working: bool,
     /// Id of the approval request that waits for an answer.
     open_request: Option<Value>,
+    /// The started changes of files, oldest first: an approval request contains only the id of its item.
+    changes: Vec<FileChange>,
+}
+
+/// A started change of files.
+#[derive(Debug)]
+struct FileChange {
+    item: String,
+    files: FileList,
+}
+
+/// The files of a change, as an approval request shows them.
+#[derive(Debug, Default)]
+struct FileList {
+    text: String,
+    /// The text does not name all files completely.
+    is_truncated: bool,
 }
 
 impl LineParser for Parser {
@@ -114,8 +138,19 @@ impl Parser {
                 self.is_working = true;
                 emit(Event::Working(Some(Activity::Waiting)));
             }
-            "item/started" => item_started(item, emit),
-            "item/completed" => item_completed(item, emit),
+            "item/started" => {
+                if text(&item["type"]) == "fileChange" {
+                    self.store_change(&item["id"], &item["changes"]);
+                }
+                item_started(item, emit);
+            }
+            "item/fileChange/patchUpdated" => {
+                self.store_change(&params["itemId"], &params["changes"]);
+            }
+            "item/completed" => {
+                self.changes.retain(|change| item["id"] != *change.item);
+                item_completed(item, emit);
+            }
             "item/agentMessage/delta" => emit(Event::Text(text(&params["delta"]))),
             "item/reasoning/summaryTextDelta" | "item/reasoning/textDelta" => {
                 emit(Event::Thinking(text(&params["delta"])));
@@ -145,9 +180,16 @@ impl Parser {
                     emit(Event::Working(None));
                 }
             }
-            "item/commandExecution/requestApproval" | "item/fileChange/requestApproval" => {
+            "item/commandExecution/requestApproval" => {
                 self.open_request = Some(event["id"].clone());
-                emit(Event::Question(approval(method, event)));
+                emit(Event::Question(command_approval(event)));
+            }
+            "item/fileChange/requestApproval" => {
+                self.open_request = Some(event["id"].clone());
+                let mut changes = self.changes.iter();
+                let change = changes.find(|change| params["itemId"] == *change.item);
+                let files = change.map(|change| &change.files);
+                emit(Event::Question(file_approval(event, files)));
             }
             "warning" | "configWarning" => emit(Event::Notice(error_text(&params["message"]))),
             // The turn that ends with it reports the error.
@@ -156,6 +198,17 @@ impl Parser {
             _ => return LineKind::Unknown,
         }
         LineKind::Event
+    }
+
+    fn store_change(&mut self, item: &Value, changes: &Value) {
+        self.changes.retain(|change| *item != *change.item);
+        if self.changes.len() >= MAX_CHANGES {
+            self.changes.remove(0);
+        }
+        self.changes.push(FileChange {
+            item: text(item).to_owned(),
+            files: file_list(changes),
+        });
     }
 
     fn turn_completed(&mut self, turn: &Value, emit: &mut dyn FnMut(Event<'_>)) {
@@ -260,8 +313,77 @@ fn server_usage(usage: &Value) -> TokenUsage {
     }
 }
 
-fn approval(method: &str, event: &Value) -> Question {
+/// Returns the list of the files in `changes`: their number, and the kind and path of the first ones.
+fn file_list(changes: &Value) -> FileList {
+    let changes = changes.as_array().map_or(&[][..], Vec::as_slice);
+    let plural = match changes.len() {
+        1 => "",
+        _ => "s",
+    };
+    let mut list = FileList {
+        text: format!("{} file{plural}:", changes.len()),
+        is_truncated: changes.len() > MAX_FILES,
+    };
+    for (index, change) in changes.iter().take(MAX_FILES).enumerate() {
+        let separator = if index == 0 { " " } else { ", " };
+        list.text.push_str(separator);
+        list.text.push_str(match text(&change["kind"]["type"]) {
+            "add" => "add ",
+            "delete" => "delete ",
+            _ => "",
+        });
+        list.push_path(text(&change["path"]));
+        if let Some(target) = change["kind"]["move_path"].as_str() {
+            list.text.push_str(" -> ");
+            list.push_path(target);
+        }
+    }
+    if list.is_truncated {
+        list.text.push_str(", …");
+    }
+    list
+}
+
+impl FileList {
+    fn push_path(&mut self, path: &str) {
+        let end = path.char_indices().nth(MAX_PATH_CHARS);
+        let shown = end.and_then(|(end, _)| path.get(..end)).unwrap_or(path);
+        self.text.push_str(shown);
+        if shown.len() < path.len() {
+            self.text.push('…');
+            self.is_truncated = true;
+        }
+    }
+}
+
+fn command_approval(event: &Value) -> Question {
     let params = &event["params"];
+    let detail = match text(&params["command"]) {
+        "" => text(&params["reason"]),
+        command => command,
+    };
+    approval(event, "shell:", detail)
+}
+
+/// Returns the question for a change of files, which are not known if the change started before the parsed output.
+fn file_approval(event: &Value, files: Option<&FileList>) -> Question {
+    let params = &event["params"];
+    let mut detail = files
+        .map_or("unknown files", |files| &files.text)
+        .to_owned();
+    if let Some(root) = params["grantRoot"].as_str() {
+        detail.push_str(&format!("; also later writes below {root}"));
+    }
+    let reason = text(&params["reason"]);
+    if !reason.is_empty() {
+        detail.push_str(&format!("; reason: {reason}"));
+    }
+    let mut question = approval(event, "change of files:", &detail);
+    question.is_truncated |= files.is_some_and(|files| files.is_truncated);
+    question
+}
+
+fn approval(event: &Value, title: &str, detail: &str) -> Question {
     let option = |id: &str, label: &str, grant| QuestionOption {
         id: id.into(),
         label: label.to_owned(),
@@ -273,14 +395,6 @@ fn approval(method: &str, event: &Value) -> Question {
         option("decline", "deny", Grant::Refused),
         option("cancel", "deny and end the turn", Grant::Refused),
     ];
-    let title = match method {
-        "item/fileChange/requestApproval" => "change of files:",
-        _ => "shell:",
-    };
-    let detail = match text(&params["command"]) {
-        "" => text(&params["reason"]),
-        command => command,
-    };
     Question::new(&event["id"], title, detail, QuestionKind::Choice(options))
 }
 
@@ -293,4 +407,79 @@ fn encode(id: &str, command: &AgentCommand<'_>) -> Result<Value, CommandError> {
         Answer::Confirmed(_) | Answer::Text(_) => "decline".into(),
     };
     Ok(json!({"id": question.id, "result": {"decision": decision}}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the question of a change, whose item started with these changes of files.
+    fn question(changes: Option<Value>, params: Value) -> Question {
+        let mut parser = Parser::default();
+        let mut questions = Vec::new();
+        let mut push = |message: Value| {
+            parser.parse(message.to_string().as_bytes(), &mut |event| {
+                if let Event::Question(question) = event {
+                    questions.push(question);
+                }
+            });
+        };
+        if let Some(changes) = changes {
+            let item = json!({"type": "fileChange", "id": "i", "changes": changes});
+            push(json!({"method": "item/started", "params": {"item": item}}));
+        }
+        push(json!({"id": 1, "method": "item/fileChange/requestApproval", "params": params}));
+        questions.pop().unwrap()
+    }
+
+    #[test]
+    fn approval_of_a_change_names_its_files() {
+        let change = |path: &str, kind: &str| json!({"path": path, "kind": {"type": kind}});
+        let moved = json!({"path": "c", "kind": {"type": "update", "move_path": "d\u{1b}[2J"}});
+        let request = json!({"itemId": "i", "reason": "tidy", "grantRoot": null});
+        for (changes, params, expected) in [
+            (
+                Some(json!([
+                    change("a.rs", "add"),
+                    change("b.rs", "delete"),
+                    moved
+                ])),
+                request.clone(),
+                "change of files: 3 files: add a.rs, delete b.rs, c -> d; reason: tidy",
+            ),
+            (
+                Some(json!([change("/etc/x", "update")])),
+                json!({"itemId": "i", "grantRoot": "/etc"}),
+                "change of files: 1 file: /etc/x; also later writes below /etc",
+            ),
+            (
+                Some(json!([change("a", "add")])),
+                json!({"itemId": "other", "reason": "tidy"}),
+                "change of files: unknown files; reason: tidy",
+            ),
+            (None, json!({}), "change of files: unknown files"),
+        ] {
+            let question = question(changes, params);
+            assert_eq!(question.text.lines().next(), Some(expected));
+            assert!(question.parse_answer("y").is_ok());
+        }
+        let many: Vec<Value> = (0..1000).map(|n| change(&n.to_string(), "add")).collect();
+        let long = json!([change(&"x".repeat(1 << 20), "add")]);
+        for (changes, start) in [(json!(many), "1000 files: add 0,"), (long, "1 file: add x")] {
+            let question = question(Some(changes), request.clone());
+            let text = question.text.strip_prefix("change of files: ");
+            assert!(text.is_some_and(|text| text.starts_with(start)), "{start}");
+            assert!(question.text.len() < 3000);
+            assert!(question.parse_answer("y").is_err(), "it is not complete");
+        }
+    }
+
+    #[test]
+    fn started_changes_are_bounded() {
+        let mut parser = Parser::default();
+        for number in 0..1000 {
+            parser.store_change(&json!(number.to_string()), &json!([]));
+        }
+        assert_eq!(parser.changes.len(), MAX_CHANGES);
+    }
 }
