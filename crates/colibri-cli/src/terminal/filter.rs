@@ -155,6 +155,8 @@ impl Perform for Sequences {
         }
         let text = text_of(params);
         let first = first(params);
+        let second = params.iter().nth(1).and_then(|param| param.first());
+        let second = second.copied();
         let queries = self.passes_queries;
         let (prefix, suffix, effect) = match (intermediates, last) {
             ([], 'T') if params.len() > 1 => return,
@@ -173,12 +175,15 @@ impl Perform for Sequences {
                 | 'd'
                 | 'e'
                 | 'f'
-                | 'g'
                 | 'm'
                 | 'r'
                 | 's'
                 | 'u',
             ) => ("", last.to_string(), Effect::Draws),
+            ([], 'g') => {
+                self.modes.tabs_changed = true;
+                ("", "g".to_owned(), Effect::Draws)
+            }
             ([], 'h' | 'l') if text == "4" => ("", last.to_string(), Effect::Draws),
             ([], 'c') if queries => ("", "c".to_owned(), Effect::Controls),
             ([], 'n') if queries && matches!(first, 5 | 6) => {
@@ -192,21 +197,23 @@ impl Perform for Sequences {
             ([b'?'], 'u') if queries => ("?", "u".to_owned(), Effect::Controls),
             ([b'?', b'$'], 'p') if queries => ("?", "$p".to_owned(), Effect::Controls),
             ([b'>'], 'm') => {
-                self.modes.modify_keys(&text);
-                (">", "m".to_owned(), Effect::Controls)
+                if !self.modes.modify_keys(first, second) {
+                    return;
+                }
+                let params = match second {
+                    Some(value) => format!("{first};{value}"),
+                    None => text,
+                };
+                return self.emit_csi(">", &params, "m", Effect::Controls);
             }
-            ([b'>'], 'u') => {
-                self.modes.push_keyboard(first);
-                (">", "u".to_owned(), Effect::Controls)
-            }
-            ([b'<'], 'u') => {
-                self.modes.pop_keyboard(first);
-                ("<", "u".to_owned(), Effect::Controls)
-            }
-            ([b'='], 'u') => {
-                let how = params.iter().nth(1).and_then(|how| how.first());
-                self.modes.set_keyboard(first, how.copied().unwrap_or(1));
-                ("=", "u".to_owned(), Effect::Controls)
+            ([b'>' | b'<' | b'='], 'u') => {
+                match intermediates {
+                    [b'>'] => self.modes.push_keyboard(first),
+                    [b'<'] => self.modes.pop_keyboard(first),
+                    _ => self.modes.set_keyboard(first, second.unwrap_or(1)),
+                }
+                let flags = self.modes.keyboard();
+                return self.emit(&flags, Effect::Controls);
             }
             ([b' '], 'q') => {
                 self.modes.cursor_style = first;
@@ -224,15 +231,20 @@ impl Perform for Sequences {
             return;
         }
         let effect = match (intermediates, byte) {
-            ([], b'7' | b'8' | b'D' | b'E' | b'H' | b'M') | ([b'#'], b'8') => Effect::Draws,
+            ([], b'H') => {
+                self.modes.tabs_changed = true;
+                Effect::Draws
+            }
+            ([], b'7' | b'8' | b'D' | b'E' | b'M') | ([b'#'], b'8') => Effect::Draws,
             ([b'(' | b')'], b'0' | b'A' | b'B') => Effect::Draws,
             ([], b'=' | b'>') => {
                 self.modes.keypad = byte == b'=';
                 Effect::Controls
             }
             ([], b'c') => {
-                // The terminal resets its modes, and the model its screen.
-                self.modes = Modes::default();
+                // The model resets its screen. A terminal of another size does not get the sequence.
+                let modes = self.modes.reset();
+                self.emit(&modes, Effect::Controls);
                 Effect::Draws
             }
             _ => return,
@@ -297,7 +309,7 @@ mod tests {
             "\x1b[2J\x1b[H\x1b[3;4H\x1b[K\x1b[1;20r\x1b[5A\x1b[10b\x1b[2 q",
             "\x1b[?1049h\x1b[?25l\x1b[?2004h\x1b[?1006h\x1b[?2026h",
             "\x1b7\x1b8\x1bM\x1b(0lqk\x1b(B\x1b=\x1b>",
-            "\x1b[>1u\x1b[<u\x1b[=5;1u\x1b[>4;2m",
+            "\x1b[=5;1u\x1b[>4;2m\x1b[>1m\x1b[3g\x1bH",
             "\x1b]0;title\x1b\\\x1b]8;id=1;https://example.org\x1b\\link\x1b]8;;\x1b\\",
             "\x07",
         ] {
@@ -306,6 +318,11 @@ mod tests {
         assert_eq!(filtered(b"\x1b[0m\x1b[;5H", false), "\x1b[m\x1b[0;5H");
         assert_eq!(filtered(b"\x1b]2;x\x07", false), "\x1b]2;x\x1b\\");
         assert_eq!(filtered(b"\xffa", false), "\u{fffd}a");
+        // Pushes and pops of keyboard flags become the flags that apply.
+        assert_eq!(
+            filtered(b"\x1b[>1u\x1b[>5u\x1b[<u", false),
+            "\x1b[=1;1u\x1b[=5;1u\x1b[=1;1u"
+        );
     }
 
     #[test]
@@ -331,6 +348,7 @@ mod tests {
             "\x1b[>c\x1b[=c\x1b[>q\x1b[x\x1b[1;1;1;1;1*y",
             "\x1b[?3h\x1b[?40h\x1b[?1001h\x1b[?2048h\x1b[?69h",
             "\x1b[?15n\x1b[?26n\x1b[?63n",
+            "\x1b[>8;1m\x1b[>65535m",
             "\x1b[1;2;3;4;5T",
             "\x1b[62\"p\x1b[1$}\x1b[1;2;3$w",
             "\x1bZ\x1b[20h\x1b[2h\x1b%@\x1b G\x1b[?1r\x1b[?1s",
@@ -378,6 +396,15 @@ mod tests {
         filter.pass_queries(true);
         let filtered = filter.push(b"a\x1b[31m\x1b[?1049h\x1b[?2004h\x07\x1b[6n\x1b]0;t\x07");
         assert_eq!(filtered.control, "\x1b[?2004h\x07\x1b[6n\x1b]0;t\x1b\\");
+    }
+
+    #[test]
+    fn reset_resets_the_modes_of_a_terminal_of_another_size() {
+        let mut filter = OutputFilter::default();
+        filter.push(b"\x1b[?1000h\x1b[>4;2m");
+        let filtered = filter.push(b"\x1bc");
+        assert_eq!(filtered.control, "\x1b[?1000l\x1b[>4;0m");
+        assert_eq!(filtered.all, "\x1b[?1000l\x1b[>4;0m\x1bc");
     }
 
     proptest! {

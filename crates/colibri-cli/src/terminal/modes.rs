@@ -1,10 +1,16 @@
 //! The modes that an agent has set in the user's terminal: to set them again after a detach, and to reset them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-/// Maximum depth of the stack of keyboard flags, as in kitty.
+/// Maximum depth of a stack of keyboard flags, as in kitty.
 const MAX_KEYBOARD: usize = 8;
+/// The known flags of the kitty keyboard protocol.
+const KEYBOARD_FLAGS: u16 = 0x1f;
+/// The last resource of XTMODKEYS.
+const MAX_KEY_RESOURCE: u16 = 7;
+/// The resource modifyOtherKeys of XTMODKEYS.
+const OTHER_KEYS: u16 = 4;
 /// Private mode of cursor keys. The terminal model restores it, although it does not draw.
 const CURSOR_KEYS: u16 = 1;
 /// Private modes that the terminal model restores, because they change how output is drawn: origin, autowrap, cursor, and the
@@ -31,10 +37,27 @@ pub(super) struct Modes {
     pub(super) title: Option<String>,
     /// Parameter of DECSCUSR; 0 is the user's style.
     pub(super) cursor_style: u16,
-    /// Parameters of modifyOtherKeys; empty without.
-    modify_keys: String,
-    /// Flags of the kitty keyboard protocol; the last ones apply.
-    keyboard: Vec<u16>,
+    /// Values of the resources that XTMODKEYS has set.
+    modify_keys: BTreeMap<u16, u16>,
+    main_keyboard: Keyboard,
+    alternate_keyboard: Keyboard,
+    /// Tab stops were set or cleared. A reset of the terminal does not change this.
+    pub(super) tabs_changed: bool,
+}
+
+/// The state of the kitty keyboard protocol on one screen.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Keyboard {
+    /// The last flags apply.
+    stack: Vec<u16>,
+    /// The output has changed the flags. A reset of the terminal does not change this.
+    is_used: bool,
+}
+
+impl Keyboard {
+    fn flags(&self) -> u16 {
+        self.stack.last().copied().unwrap_or_default()
+    }
 }
 
 impl Modes {
@@ -58,41 +81,114 @@ impl Modes {
         DRAWING.contains(&mode) || mode == SYNCHRONIZED
     }
 
-    pub(super) fn modify_keys(&mut self, parameters: &str) {
-        let resets = !parameters.contains(';') || parameters.ends_with(";0");
-        self.modify_keys = match resets {
-            true => String::new(),
-            false => parameters.to_owned(),
+    /// Records the value of a resource of XTMODKEYS; without one, the initial value is restored, of all resources for 0. Returns
+    /// `false` for an unknown resource.
+    pub(super) fn modify_keys(&mut self, resource: u16, value: Option<u16>) -> bool {
+        match (resource, value) {
+            (0, None) => self.modify_keys.clear(),
+            (OTHER_KEYS, Some(0)) | (_, None) => {
+                self.modify_keys.remove(&resource);
+            }
+            (0..=MAX_KEY_RESOURCE, Some(value)) => {
+                self.modify_keys.insert(resource, value);
+            }
+            _ => {}
+        }
+        resource <= MAX_KEY_RESOURCE
+    }
+
+    /// Returns the keyboard of the screen that is shown, which is about to change.
+    fn change_keyboard(&mut self) -> &mut Vec<u16> {
+        let keyboard = match self.alternate {
+            true => &mut self.alternate_keyboard,
+            false => &mut self.main_keyboard,
         };
+        keyboard.is_used = true;
+        &mut keyboard.stack
     }
 
     pub(super) fn push_keyboard(&mut self, flags: u16) {
-        if self.keyboard.len() == MAX_KEYBOARD {
-            self.keyboard.remove(0);
+        let stack = self.change_keyboard();
+        if stack.len() == MAX_KEYBOARD {
+            stack.remove(0);
         }
-        self.keyboard.push(flags);
+        stack.push(flags & KEYBOARD_FLAGS);
     }
 
     pub(super) fn pop_keyboard(&mut self, count: u16) {
-        let kept = self.keyboard.len().saturating_sub(count.max(1).into());
-        self.keyboard.truncate(kept);
+        let stack = self.change_keyboard();
+        let kept = stack.len().saturating_sub(count.max(1).into());
+        stack.truncate(kept);
     }
 
     /// Changes the current flags: `how` is 1 to replace them, 2 to add, and 3 to remove.
     pub(super) fn set_keyboard(&mut self, flags: u16, how: u16) {
-        if self.keyboard.is_empty() {
-            self.keyboard.push(0);
-        }
-        if let Some(current) = self.keyboard.last_mut() {
-            *current = match how {
-                2 => *current | flags,
-                3 => *current & !flags,
-                _ => flags,
-            };
+        let flags = flags & KEYBOARD_FLAGS;
+        let stack = self.change_keyboard();
+        let current = stack.pop().unwrap_or_default();
+        stack.push(match how {
+            2 => current | flags,
+            3 => current & !flags,
+            _ => flags,
+        });
+    }
+
+    fn uses_keyboard(&self) -> bool {
+        self.main_keyboard.is_used || self.alternate_keyboard.is_used
+    }
+
+    /// Returns what sets the keyboard flags of the agent's main screen.
+    pub(super) fn main_keyboard(&self) -> String {
+        match self.uses_keyboard() {
+            true => format!("\x1b[={};1u", self.main_keyboard.flags()),
+            false => String::new(),
         }
     }
 
-    /// Returns the sequences that set these modes in a terminal without them.
+    /// Returns what sets the current keyboard flags. The user's terminal has a stack for each of its screens, which nothing
+    /// pushes to: only the flags on top are set.
+    pub(super) fn keyboard(&self) -> String {
+        match self.alternate && self.uses_keyboard() {
+            true => format!("\x1b[={};1u", self.alternate_keyboard.flags()),
+            false => self.main_keyboard(),
+        }
+    }
+
+    /// Records a reset of the terminal. Returns what resets the modes in a terminal that is not reset itself.
+    pub(super) fn reset(&mut self) -> String {
+        let text = self.disable();
+        let keyboard = |is_used| Keyboard {
+            is_used,
+            ..Keyboard::default()
+        };
+        *self = Self {
+            main_keyboard: keyboard(self.main_keyboard.is_used),
+            alternate_keyboard: keyboard(self.alternate_keyboard.is_used),
+            tabs_changed: self.tabs_changed,
+            ..Self::default()
+        };
+        text
+    }
+
+    /// Returns what shows the main screen, and resets the keyboard flags of both screens. `is_alternate` is whether the user's
+    /// terminal shows the alternate screen.
+    pub(super) fn leave_screens(&self, is_alternate: bool) -> String {
+        const RESET: &str = "\x1b[=0;1u";
+        let mut text = String::new();
+        match (is_alternate, self.alternate_keyboard.is_used) {
+            (true, true) => text.push_str(&format!("{RESET}\x1b[?1049l")),
+            (true, false) => text.push_str("\x1b[?1049l"),
+            (false, true) => text.push_str(&format!("\x1b[?1047h{RESET}\x1b[?1047l")),
+            (false, false) => {}
+        }
+        if self.uses_keyboard() {
+            text.push_str(RESET);
+        }
+        text
+    }
+
+    /// Returns the sequences that set these modes in a terminal without them. The keyboard flags depend on the screen: see
+    /// [`Modes::keyboard`].
     pub(super) fn enable(&self) -> String {
         let mut text = String::new();
         if let Some(title) = &self.title {
@@ -107,16 +203,13 @@ impl Modes {
         if self.cursor_style != 0 {
             let _ = write!(text, "\x1b[{} q", self.cursor_style);
         }
-        if !self.modify_keys.is_empty() {
-            let _ = write!(text, "\x1b[>{}m", self.modify_keys);
-        }
-        for flags in &self.keyboard {
-            let _ = write!(text, "\x1b[>{flags}u");
+        for (resource, value) in &self.modify_keys {
+            let _ = write!(text, "\x1b[>{resource};{value}m");
         }
         text
     }
 
-    /// Returns the sequences that reset these modes.
+    /// Returns the sequences that reset these modes, without the keyboard flags: see [`Modes::leave_screens`].
     pub(super) fn disable(&self) -> String {
         let mut text = String::new();
         for mode in &self.private {
@@ -128,11 +221,14 @@ impl Modes {
         if self.cursor_style != 0 {
             text.push_str("\x1b[0 q");
         }
-        if !self.modify_keys.is_empty() {
-            text.push_str("\x1b[>4;0m");
-        }
-        if !self.keyboard.is_empty() {
-            let _ = write!(text, "\x1b[<{}u", self.keyboard.len());
+        for resource in self.modify_keys.keys() {
+            match *resource {
+                // Some terminals know only this form.
+                OTHER_KEYS => text.push_str("\x1b[>4;0m"),
+                resource => {
+                    let _ = write!(text, "\x1b[>{resource}m");
+                }
+            }
         }
         text
     }
@@ -163,9 +259,14 @@ mod tests {
             ("\x1b=\x1b[6 q", "\x1b=\x1b[6 q", "\x1b>\x1b[0 q"),
             ("\x1b[>4;2m", "\x1b[>4;2m", "\x1b[>4;0m"),
             ("\x1b[>4;2m\x1b[>4m", "", ""),
-            ("\x1b[>1u\x1b[>5u", "\x1b[>1u\x1b[>5u", "\x1b[<2u"),
-            ("\x1b[>1u\x1b[>5u\x1b[<u", "\x1b[>1u", "\x1b[<1u"),
-            ("\x1b[>1u\x1b[=2;2u", "\x1b[>3u", "\x1b[<1u"),
+            ("\x1b[>4;2m\x1b[>1m", "\x1b[>4;2m", "\x1b[>4;0m"),
+            (
+                "\x1b[>1;0m\x1b[>4;2m",
+                "\x1b[>1;0m\x1b[>4;2m",
+                "\x1b[>1m\x1b[>4;0m",
+            ),
+            ("\x1b[>1;3m\x1b[>4;2m\x1b[>m", "", ""),
+            ("\x1b[>9;3m", "", ""),
             ("\x1b[?1000h\x1bc", "", ""),
         ] {
             let modes = modes(output);
@@ -179,8 +280,61 @@ mod tests {
     }
 
     #[test]
+    fn keyboard_flags_are_kept_and_reset_for_each_screen() {
+        let reset = "\x1b[=0;1u";
+        let both = format!("\x1b[?1047h{reset}\x1b[?1047l{reset}");
+        for (output, main, current, leave) in [
+            ("", "", "", String::new()),
+            ("\x1b[?1049h", "", "", "\x1b[?1049l".to_owned()),
+            (
+                "\x1b[>1u\x1b[>5u",
+                "\x1b[=5;1u",
+                "\x1b[=5;1u",
+                reset.to_owned(),
+            ),
+            (
+                "\x1b[>1u\x1b[>5u\x1b[<u",
+                "\x1b[=1;1u",
+                "\x1b[=1;1u",
+                reset.to_owned(),
+            ),
+            (
+                "\x1b[>1u\x1b[=2;2u",
+                "\x1b[=3;1u",
+                "\x1b[=3;1u",
+                reset.to_owned(),
+            ),
+            ("\x1b[>1u\x1b[<9u", reset, reset, reset.to_owned()),
+            (
+                "\x1b[>1u\x1b[?1049h",
+                "\x1b[=1;1u",
+                reset,
+                format!("\x1b[?1049l{reset}"),
+            ),
+            (
+                "\x1b[>1u\x1b[?1049h\x1b[>31u",
+                "\x1b[=1;1u",
+                "\x1b[=31;1u",
+                format!("{reset}\x1b[?1049l{reset}"),
+            ),
+            (
+                "\x1b[?1049h\x1b[>31u\x1b[?1049l",
+                reset,
+                reset,
+                both.clone(),
+            ),
+            ("\x1b[?1049h\x1b[>31u\x1bc", reset, reset, both.clone()),
+        ] {
+            let modes = modes(output);
+            assert_eq!(modes.main_keyboard(), main, "{output:?}");
+            assert_eq!(modes.keyboard(), current, "{output:?}");
+            assert_eq!(modes.leave_screens(modes.alternate), leave, "{output:?}");
+        }
+    }
+
+    #[test]
     fn keyboard_stack_is_bounded() {
         let modes = modes(&"\x1b[>1u".repeat(1000));
-        assert_eq!(modes.keyboard.len(), MAX_KEYBOARD);
+        assert_eq!(modes.main_keyboard.stack.len(), MAX_KEYBOARD);
     }
 }

@@ -53,7 +53,8 @@ impl AgentScreen {
         match (self.is_shown, self.is_direct()) {
             (false, _) => String::new(),
             (true, true) => filtered.all,
-            (true, false) => filtered.control + &self.frame(),
+            // The agent's change of its screen, which has its own keyboard flags, does not reach the user's terminal.
+            (true, false) => filtered.control + &self.filter.modes().keyboard() + &self.frame(),
         }
     }
 
@@ -94,14 +95,11 @@ impl AgentScreen {
     pub(super) fn hide(&mut self, ended: bool) -> String {
         let modes = self.filter.modes();
         let mut text = modes.disable();
-        let is_alternate = self.is_direct() && modes.alternate;
-        text.push_str(match is_alternate {
-            true => "\x1b[?1049l",
-            false => "",
-        });
+        text.push_str(&modes.leave_screens(self.is_direct() && modes.alternate));
         text.push_str(
-            "\x1b[?6l\x1b[r\x1b[4l\x1b[?1l\x1b[?7h\x1b[?25h\x1b[m\x1b(B\x0f\x1b]8;;\x1b\\",
+            "\x1b[?6l\x1b[r\x1b[4l\x1b[?1l\x1b[?7h\x1b[?25h\x1b[m\x1b(B\x1b)B\x0f\x1b]8;;\x1b\\",
         );
+        text.push_str(&self.default_tabs());
         text.push_str(END_UPDATE);
         text.push_str(RESTORE_TITLE);
         let row = match ended && self.model.active_screen_kind() == ScreenKind::Primary {
@@ -168,13 +166,31 @@ impl AgentScreen {
 
     /// Returns what draws the whole screen on a terminal that shows its primary screen.
     fn redraw(&self) -> String {
-        let mut text =
-            format!("{BEGIN_UPDATE}\x1b[m\x1b[?6l\x1b[r\x1b[?7h\x1b[4l\x1b(B\x0f\x1b[H\x1b[2J");
+        let modes = self.filter.modes();
+        let mut text = format!(
+            "{BEGIN_UPDATE}\x1b[m\x1b[?6l\x1b[r\x1b[?7h\x1b[4l\x1b(B\x1b)B\x0f\x1b[H\x1b[2J{}{}",
+            self.default_tabs(),
+            modes.main_keyboard()
+        );
         match self.is_direct() {
             true => text.push_str(&without_repeats(&self.model.dump())),
             false => text.push_str(&self.frame()),
         }
+        text.push_str(&modes.keyboard());
         text.push_str(END_UPDATE);
+        text
+    }
+
+    /// Returns what restores the default tab stops of the user's terminal, every 8 columns, if the agent has changed its own.
+    fn default_tabs(&self) -> String {
+        if !self.filter.modes().tabs_changed {
+            return String::new();
+        }
+        let mut text = "\x1b[3g".to_owned();
+        for column in (9..=self.host.cols()).step_by(8) {
+            let _ = write!(text, "\x1b[{column}G\x1bH");
+        }
+        text.push('\r');
         text
     }
 
@@ -360,7 +376,7 @@ mod tests {
         terminal.feed(screen.show(true).as_str());
         assert_eq!(terminal.active_screen_kind(), ScreenKind::Alternate);
         let hidden = screen.hide(false);
-        for mode in ["?1000l", "?1006l", "?2004l", "<1u", "?25h"] {
+        for mode in ["?1000l", "?1006l", "?2004l", "=0;1u", "?25h"] {
             assert!(hidden.contains(&format!("\x1b[{mode}")), "{mode}");
         }
         terminal.feed(hidden.as_str());
@@ -373,6 +389,35 @@ mod tests {
             ["2", "3", "4", "5"],
             "the region is reset"
         );
+    }
+
+    #[test]
+    fn hidden_screen_leaves_default_tab_stops() {
+        let small = size(4, 20);
+        for output in ["\x1b[3g", "\x1b[9G\x1b[g\r", "\x1b[5G\x1bH\r"] {
+            let mut screen = screen(small, small, output.as_bytes());
+            let mut terminal = terminal(small);
+            terminal.feed(screen.show(false).as_str());
+            terminal.feed(screen.hide(false).as_str());
+            terminal.feed("\ta\tb");
+            assert_eq!(lines(&terminal)[3], "        a       b", "{output:?}");
+        }
+    }
+
+    #[test]
+    fn keyboard_flags_follow_the_screen_in_a_terminal_of_another_size() {
+        let (agent, host) = (size(4, 10), size(5, 20));
+        let mut screen = screen(agent, host, b"\x1b[>1u");
+        assert!(screen.show(true).contains("\x1b[=1;1u"));
+        let chunks: [(&[u8], &str); 3] = [
+            (b"\x1b[?1049h\x1b[>5u", "\x1b[=5;1u"),
+            (b"\x1b[?1049l", "\x1b[=1;1u"),
+            (b"\x1bc", "\x1b[=0;1u"),
+        ];
+        for (chunk, flags) in chunks {
+            let shown = screen.push(chunk);
+            assert!(shown.contains(flags), "{chunk:?} {shown:?}");
+        }
     }
 
     #[test]
