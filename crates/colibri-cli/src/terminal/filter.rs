@@ -4,6 +4,7 @@
 //! images (OSC 1337, DCS, APC), sequences for a multiplexer around (DCS), reports of titles, settings and window positions,
 //! window operations, printing, and changes of the palette. See docs/security.md.
 
+use colibri_client::MAX_CELLS;
 use vte::{Params, Parser, Perform};
 
 use super::modes::Modes;
@@ -36,6 +37,11 @@ impl OutputFilter {
     /// them as input.
     pub(super) fn pass_queries(&mut self, pass: bool) {
         self.sequences.passes_queries = pass;
+    }
+
+    /// Sets the number of columns, which limits the repeats of a character (REP).
+    pub(super) fn set_columns(&mut self, columns: u16) {
+        self.sequences.columns = Some(columns);
     }
 
     /// Returns the modes that the output has set so far.
@@ -74,6 +80,8 @@ struct Sequences {
     filtered: Filtered,
     modes: Modes,
     passes_queries: bool,
+    /// The columns of the agent's terminal, if they are known.
+    columns: Option<u16>,
 }
 
 /// Whether a sequence draws.
@@ -160,6 +168,11 @@ impl Perform for Sequences {
         let queries = self.passes_queries;
         let (prefix, suffix, effect) = match (intermediates, last) {
             ([], 'T') if params.len() > 1 => return,
+            // Programs repeat a character within a line. The work grows with the count, also in the user's terminal.
+            ([], 'b') => {
+                let count = first.clamp(1, self.columns.unwrap_or(MAX_CELLS));
+                return self.emit_csi("", &count.to_string(), "b", Effect::Draws);
+            }
             (
                 [],
                 '@'
@@ -171,7 +184,6 @@ impl Perform for Sequences {
                 | 'Z'
                 | '`'
                 | 'a'
-                | 'b'
                 | 'd'
                 | 'e'
                 | 'f'
@@ -396,6 +408,22 @@ mod tests {
         filter.pass_queries(true);
         let filtered = filter.push(b"a\x1b[31m\x1b[?1049h\x1b[?2004h\x07\x1b[6n\x1b]0;t\x07");
         assert_eq!(filtered.control, "\x1b[?2004h\x07\x1b[6n\x1b]0;t\x1b\\");
+    }
+
+    #[test]
+    fn repeats_are_limited_to_the_columns() {
+        for (columns, output, expected) in [
+            (Some(80), "x\x1b[65535b", "x\x1b[80b"),
+            (Some(80), "x\x1b[79b", "x\x1b[79b"),
+            (Some(80), "x\x1b[b\x1b[0b", "x\x1b[1b\x1b[1b"),
+            (None, "x\x1b[65535b", "x\x1b[1000b"),
+        ] {
+            let mut filter = OutputFilter::default();
+            if let Some(columns) = columns {
+                filter.set_columns(columns);
+            }
+            assert_eq!(filter.push(output.as_bytes()).all, expected);
+        }
     }
 
     #[test]

@@ -37,8 +37,10 @@ pub(super) struct AgentScreen {
 impl AgentScreen {
     /// Creates an empty screen of an agent. The sequences that it returns are for a terminal of the size `host`.
     pub(super) fn new(size: TerminalSize, host: TerminalSize) -> Result<Self, avt::InvalidSize> {
+        let mut filter = OutputFilter::default();
+        filter.set_columns(size.cols());
         Ok(Self {
-            filter: OutputFilter::default(),
+            filter,
             model: Terminal::new(size.cols().into(), size.rows().into())?,
             size,
             host,
@@ -79,6 +81,7 @@ impl AgentScreen {
         }
         let was_direct = self.is_direct();
         self.size = size;
+        self.filter.set_columns(size.cols());
         self.model.resize(size.cols().into(), size.rows().into());
         self.redraw_after(was_direct)
     }
@@ -402,6 +405,14 @@ mod tests {
             terminal.feed("\ta\tb");
             assert_eq!(lines(&terminal)[3], "        a       b", "{output:?}");
         }
+    }
+
+    #[test]
+    fn repeats_of_replayed_output_take_bounded_time() {
+        let start = std::time::Instant::now();
+        let output = "x\x1b[65535b".repeat(2000);
+        screen(size(24, 80), size(24, 80), output.as_bytes());
+        assert!(start.elapsed() < std::time::Duration::from_secs(5));
     }
 
     #[test]
