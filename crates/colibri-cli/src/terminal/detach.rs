@@ -10,6 +10,8 @@ const MAX_ENCODED: usize = 32;
 const CTRL: u32 = 4;
 /// Flags of Caps Lock and Num Lock, which do not matter.
 const LOCKS: u32 = 64 | 128;
+/// Codes of the modifier keys themselves (kitty keyboard protocol).
+const MODIFIER_KEYS: std::ops::RangeInclusive<u32> = 57441..=57454;
 
 /// A sequence of keys in the form of docker(1): `ctrl-p,ctrl-q`, with letters, `@[\]^_` and plain characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,7 +106,7 @@ impl DetachMatcher {
 
     fn step(&mut self, key: &[u8], event: KeyEvent, typed: &mut Typed) {
         let KeyEvent::Press(pressed) = event else {
-            // The release of a key of the sequence neither continues nor breaks it.
+            // It neither continues nor breaks the sequence.
             match self.matched {
                 0 => typed.forwarded.extend(key),
                 _ => self.held.extend(key),
@@ -134,7 +136,8 @@ impl DetachMatcher {
 enum KeyEvent {
     /// The key, as the byte that a terminal without a keyboard protocol sends.
     Press(u8),
-    Release,
+    /// The release of a key, or an event of a modifier key.
+    Ignored,
 }
 
 /// A byte that no key of a sequence has.
@@ -155,7 +158,7 @@ fn next_key(input: &[u8]) -> (usize, KeyEvent) {
             let event = encoded_key(parameters.get(..end).unwrap_or_default(), parameters[end]);
             (end + 3, event)
         }
-        None if input.len() < MAX_ENCODED => (0, KeyEvent::Release),
+        None if input.len() < MAX_ENCODED => (0, KeyEvent::Ignored),
         None => (input.len(), KeyEvent::Press(OTHER)),
     }
 }
@@ -168,21 +171,24 @@ fn encoded_key(parameters: &[u8], last: u8) -> KeyEvent {
         return other;
     };
     let fields: Vec<&str> = text.split(';').collect();
+    // The event type of every key is in the same place: CSI 1;1:3 A is the release of an arrow.
+    let event = fields.get(1).and_then(|field| field.split(':').nth(1));
+    if event == Some("3") {
+        return KeyEvent::Ignored;
+    }
     let (code, modifiers) = match (last, fields.as_slice()) {
         (b'u', [code]) => (*code, "1"),
         (b'u', [code, modifiers, ..]) => (*code, *modifiers),
         (b'~', ["27", modifiers, code]) => (*code, *modifiers),
         _ => return other,
     };
-    let number = |text: &str| text.split(':').next().and_then(|text| text.parse().ok());
-    let event = modifiers.split(':').nth(1);
+    let number = |text: &str| -> Option<u32> { text.split(':').next()?.parse().ok() };
     let (Some(code), Some(modifiers)) = (number(code), number(modifiers)) else {
         return other;
     };
-    if event == Some("3") {
-        return KeyEvent::Release;
+    if MODIFIER_KEYS.contains(&code) {
+        return KeyEvent::Ignored;
     }
-    let modifiers: u32 = modifiers;
     let flags = modifiers.saturating_sub(1) & !LOCKS;
     match u8::try_from(code) {
         Ok(code @ b'@'..=b'~') if flags == CTRL => KeyEvent::Press(code & 0x1f),
@@ -234,6 +240,9 @@ mod tests {
             b"\x1b[112;5u\x1b[112;5:3u\x1b[113;133u",
             b"\x1b[112:80;69:1;112u\x11",
             b"\x1b[27;5;112~\x1b[27;5;113~",
+            // All flags: Ctrl is released and pressed between the keys, and an arrow was pressed before.
+            b"\x1b[112;5u\x1b[1;1:3A\x1b[112;5:3u\x1b[57442;5:3u\x1b[57442;5u\x1b[57442;5:2u\x1b[113;5u",
+            b"\x1b[112;5u\x1b[3;5:3~\x1b[57448;5u\x1b[57454;5u\x1b[113;5u",
         ];
         for bytes in table {
             for split in 0..=bytes.len() {
@@ -257,6 +266,12 @@ mod tests {
             b"\x1b\x1b[200~pasted\x1b[201~",
             b"\x1b[112;5:3u\xc3\xa4",
             b"\x1bOP\x1b[1;5P",
+            b"\x1b[57442;5u\x1b[112;5u\x1b[57442;5:3u\x1b[57442;5ux",
+            // An arrow, a key next to the modifier keys, and a repeat break the sequence.
+            b"\x1b[112;5u\x1b[1;1A\x1b[113;5u",
+            b"\x1b[112;5u\x1b[57440;5u\x1b[113;5u",
+            b"\x1b[112;5u\x1b[57455;5u\x1b[113;5u",
+            b"\x1b[112;5u\x1b[3;1:2~\x1b[113;5u",
         ];
         for bytes in table {
             assert_eq!(pushed("ctrl-p,ctrl-q", &[bytes]), (bytes.to_vec(), false));
