@@ -185,6 +185,17 @@ impl Registry {
         let pane = new_pane(&agent.spec);
         let status = agent.shim.state().borrow().status.clone();
         let snapshot = AgentSnapshot::new(&pane, &status, None);
+        if !adopted {
+            // What the agent has done before it was added.
+            let started = ShimStatus {
+                run: 1,
+                ..ShimStatus::default()
+            };
+            let before = &AgentSnapshot::new(&pane, &started, None);
+            let now = &snapshot;
+            self.observers
+                .record(MetricsEvent::Snapshot { before, now });
+        }
         let registered = self.insert(agent.spec.clone(), Some(agent.clone()), snapshot, adopted);
         // Boxed, because the task would otherwise contain the future twice: as argument and as awaited future.
         let supervised = Box::pin(supervision::supervise(
