@@ -1,7 +1,7 @@
 //! The tools of the server.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use colibri_client::glasspane::{
@@ -32,6 +32,8 @@ const MAX_WAIT: u32 = 600;
 const HISTORY: u64 = 1 << 20;
 /// Default length of a transcript, in characters.
 const DEFAULT_CHARS: usize = 4000;
+/// Maximum number of answered questions of an agent that are remembered.
+const MAX_ANSWERED: usize = 64;
 /// Maximum length of a transcript or an answer, in characters.
 const MAX_CHARS: usize = 100_000;
 
@@ -132,6 +134,8 @@ struct ShownQuestions {
     count: u64,
     /// The last question of each agent of this server.
     last: BTreeMap<String, (u64, Question)>,
+    /// The last questions of each agent that the client has answered, which its output does not tell.
+    answered: BTreeMap<String, VecDeque<Question>>,
 }
 
 impl ShownQuestions {
@@ -146,6 +150,21 @@ impl ShownQuestions {
                 self.count
             }
         }
+    }
+
+    /// Records an answer.
+    fn answer(&mut self, agent: &str, question: &Question) {
+        let answered = self.answered.entry(agent.to_owned()).or_default();
+        answered.truncate(MAX_ANSWERED - 1);
+        answered.push_front(question.clone());
+    }
+
+    /// Leaves out the questions that were answered, unless all were: an agent that was restarted may ask the same again.
+    fn open(&self, agent: &str, questions: Vec<Question>) -> Vec<Question> {
+        let answered = self.answered.get(agent);
+        let is_open = |question: &&Question| !answered.is_some_and(|list| list.contains(question));
+        let open: Vec<Question> = questions.iter().filter(is_open).cloned().collect();
+        if open.is_empty() { questions } else { open }
     }
 }
 
@@ -290,27 +309,55 @@ impl AgentTools {
 
     async fn answer(&self, params: AnswerParams) -> Result<Value, CliError> {
         let (client, agent) = self.agent(&params.id).await?;
-        let (_, question) = transcript(&client, &agent).await?;
-        let question = question.ok_or_else(|| {
+        let (_, questions) = self.transcript(&client, &agent).await?;
+        let question = questions.first().ok_or_else(|| {
             CliError::Message(format!(
                 "agent {} has no open question; read its state with read_agent",
                 agent.id
             ))
         })?;
-        if self.number(&agent.id, &question) != params.question {
+        if self.number(&agent.id, question) != params.question {
             return Err(CliError::Message(format!(
                 "agent {} waits for the answer to another question; read it with read_agent, and give its number",
                 agent.id
             )));
         }
-        let command = AgentCommand::Answer(&question, &params.answer);
-        self.command(&client, &agent, &command, params.wait_seconds)
-            .await
+        let command = AgentCommand::Answer(question, &params.answer);
+        let next = questions.get(1);
+        let wait_seconds = match next {
+            Some(_) => Some(0),
+            None => params.wait_seconds,
+        };
+        let result = self
+            .command(&client, &agent, &command, wait_seconds)
+            .await?;
+        self.shown().answer(&agent.id, question);
+        Ok(match next {
+            Some(next) => self.blocked(&agent.id, next),
+            None => result,
+        })
+    }
+
+    fn shown(&self) -> MutexGuard<'_, ShownQuestions> {
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn number(&self, agent: &str, question: &Question) -> u64 {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        shown.number(agent, question)
+        self.shown().number(agent, question)
+    }
+
+    fn blocked(&self, id: &str, question: &Question) -> Value {
+        json!({"id": id, "state": "blocked", "question": self.question(id, question)})
+    }
+
+    /// Returns an agent's transcript, and its open questions.
+    async fn transcript(
+        &self,
+        client: &Client,
+        agent: &Agent,
+    ) -> Result<(String, Vec<Question>), CliError> {
+        let (text, questions) = transcript(client, agent).await?;
+        Ok((text, self.shown().open(&agent.id, questions)))
     }
 
     /// Returns a question for the client.
@@ -325,11 +372,11 @@ impl AgentTools {
 
     async fn read(&self, params: ReadParams) -> Result<Value, CliError> {
         let (client, agent) = self.agent(&params.id).await?;
-        let (text, question) = transcript(&client, &agent).await?;
+        let (text, questions) = self.transcript(&client, &agent).await?;
         let max_chars = params.max_chars.unwrap_or(DEFAULT_CHARS).min(MAX_CHARS);
         let mut value = summary(&agent);
         value["transcript"] = end(&text, max_chars).into();
-        if let Some(question) = &question {
+        if let Some(question) = questions.first() {
             value["question"] = self.question(&agent.id, question);
         }
         if let Some(answer) = agent.view.as_ref().and_then(|view| view.answer.as_ref()) {
@@ -377,9 +424,7 @@ impl AgentTools {
     /// Returns what the client learns about a turn.
     fn turn_result(&self, id: &str, event: TurnEvent) -> Value {
         match event {
-            TurnEvent::Asked(question) => {
-                json!({"id": id, "state": "blocked", "question": self.question(id, &question)})
-            }
+            TurnEvent::Asked(question) => self.blocked(id, &question),
             TurnEvent::Ended(turn) => {
                 let answer = end(&turn.text, MAX_CHARS);
                 let mut value = json!({"id": id, "state": "idle", "answer": answer});
@@ -425,11 +470,8 @@ fn summary(agent: &Agent) -> Value {
     value
 }
 
-/// Returns the end of an agent's transcript, and its open question.
-async fn transcript(
-    client: &Client,
-    agent: &Agent,
-) -> Result<(String, Option<Question>), CliError> {
+/// Returns the end of an agent's transcript, and its open questions.
+async fn transcript(client: &Client, agent: &Agent) -> Result<(String, Vec<Question>), CliError> {
     // The output may have grown.
     let agent = client.get_agent(&agent.id).await?;
     let ranges = agent.written().map(|(stream, written)| StreamRange {
@@ -454,8 +496,21 @@ async fn transcript(
         }
     }
     text.push_str(formatter.end_line());
-    let question = transcript.open_question().cloned();
-    Ok((text, question.filter(|_| agent.exited_at.is_none())))
+    let mut questions = open_questions(&mut transcript);
+    if agent.exited_at.is_some() {
+        questions.clear();
+    }
+    Ok((text, questions))
+}
+
+/// Takes the open questions of a transcript, oldest first.
+fn open_questions(transcript: &mut Transcript) -> Vec<Question> {
+    let mut questions = Vec::new();
+    while let Some(question) = transcript.open_question().cloned() {
+        transcript.close_question();
+        questions.push(question);
+    }
+    questions
 }
 
 /// Returns the end of a text with at most this number of characters.
@@ -466,7 +521,51 @@ fn end(text: &str, max_chars: usize) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use colibri_client::AgentRuntime;
+
     use super::*;
+
+    fn questions(commands: &[&str]) -> Vec<Question> {
+        let mut transcript = Transcript::new(AgentRuntime::Claude);
+        for command in commands {
+            let event = json!({"type": "control_request", "request_id": command, "request": {
+                "subtype": "can_use_tool", "tool_name": "Bash", "input": {"command": command},
+            }});
+            transcript.push_stdout(format!("{event}\n").as_bytes());
+        }
+        open_questions(&mut transcript)
+    }
+
+    #[test]
+    fn question_keeps_its_number_until_another_is_asked() {
+        let mut shown = ShownQuestions::default();
+        let asked = questions(&["a", "b"]);
+        for (agent, question, expected) in [
+            ("x", &asked[0], 1),
+            ("x", &asked[0], 1),
+            ("y", &asked[0], 2),
+            ("x", &asked[1], 3),
+            ("x", &asked[0], 4),
+        ] {
+            assert_eq!(shown.number(agent, question), expected);
+        }
+    }
+
+    #[test]
+    fn answered_question_is_not_open_while_another_is() {
+        let mut shown = ShownQuestions::default();
+        let asked = questions(&["a", "b"]);
+        assert_eq!(asked.len(), 2);
+        shown.answer("x", &asked[0]);
+        assert_eq!(shown.open("x", asked.clone()), asked[1..]);
+        assert_eq!(shown.open("y", asked.clone()), asked);
+        shown.answer("x", &asked[1]);
+        assert_eq!(shown.open("x", asked.clone()), asked, "asked again");
+        for _ in 0..2 * MAX_ANSWERED {
+            shown.answer("x", &asked[1]);
+        }
+        assert_eq!(shown.answered["x"].len(), MAX_ANSWERED);
+    }
 
     #[test]
     fn end_of_text_is_cut_between_characters() {
