@@ -342,7 +342,7 @@ fn copy(
     let data = source.metadata()?;
     if data.is_file() {
         budget.take(data.len())?;
-        let is_executable = data.mode() & Mode::XUSR.bits() != 0;
+        let is_executable = data.mode() & 0o100 != 0;
         let more = if is_executable {
             Mode::XUSR
         } else {
