@@ -14,7 +14,7 @@
 # shellcheck disable=SC2016 # shells in jails expand these strings
 set -u
 
-PLAN=178
+PLAN=181
 
 cannot() {
     printf 'acceptance.sh: %s\n' "$*" >&2
@@ -653,6 +653,16 @@ top_unsized() {
     colibri kill "$id" >/dev/null 2>&1
     stdout_has unsized && stdout_has RUNTIME
 }
+# terminal [ARG…]: the agent has a terminal, which reads and writes lines.
+terminal() {
+    spawn -t "$@" -- /bin/sh -c '[ -t 0 ] && [ -t 2 ] && read line && echo "line $line"' || return 1
+    run colibri send "$id" hello
+    exits 0 || return 1
+    run colibri wait "$id"
+    exits 0 || return 1
+    run colibri logs "$id"
+    stdout_has '^line hello'
+}
 kill_without_jail() { next_tag; kind=none; killed && ! stderr_has 'already ended'; }
 
 install -d -o "$OP" -m 777 "$work/project" || bail "cannot create $work/project"
@@ -682,6 +692,9 @@ check 'doctor: it reports a directory that two jails share' advised_share
 check 'doctor: it reports an agent without a jail beside jailed ones' advised_unjailed
 check 'run and explain: they warn of an agent that is root in its jail' advised_root
 check 'top: it draws on a terminal without a size' top_unsized
+check 'terminal: without a jail' terminal --no-jail
+check 'terminal: in a persistent jail' terminal --jail-name "$JAIL"
+check 'terminal: in an ephemeral jail' terminal --jail-path "$root"
 check 'mdo mode: a mount has the requested target, is writable, and is removed at the end' workspace
 check 'mdo mode: a read-only mount is read-only' read_only
 check 'mdo mode: a file is mounted, and removed at the end' mounted_file
