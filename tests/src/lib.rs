@@ -38,7 +38,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 /// Timeout for operations that are immediate on an idle machine.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
 
 /// Options of `spawn` and `run` without a jail, and with a sandbox, for tests that expect the same of both.
 pub const NO_JAIL_AND_SANDBOX: [&[&str]; 2] = [&[], &["--jail-path", "/"]];

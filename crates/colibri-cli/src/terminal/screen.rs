@@ -416,7 +416,7 @@ mod tests {
     }
 
     #[test]
-    fn keyboard_flags_follow_the_screen_in_a_terminal_of_another_size() {
+    fn keyboard_flags_follow_the_screen_of_an_agent() {
         let (agent, host) = (size(4, 10), size(5, 20));
         let mut screen = screen(agent, host, b"\x1b[>1u");
         assert!(screen.show(true).contains("\x1b[=1;1u"));
