@@ -28,6 +28,7 @@ host = "api.example.com"
 [agent.continued]
 program = "my-agent"
 prompt_args = ["{resume}", "--task", "{prompt}"]
+terminal_args = ["--screen", "{resume}"]
 resume_last_args = ["--continue"]
 home_files = ["~/.my-agent/settings"]
 login_files = ["~/.my-agent/settings"]
@@ -112,6 +113,27 @@ fn resumed_agent_gets_no_key_that_it_did_not_have() {
         out.starts_with(":--continue --task y:colibri-placeholder-"),
         "{out}"
     );
+}
+
+#[test]
+fn agent_with_a_terminal_has_one_when_it_is_resumed() {
+    let daemon = setup();
+    let ok = |words: &[&str]| {
+        let output = colibri(&daemon, words, None);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout).trim().to_owned()
+    };
+    let mut id = ok(&["spawn", "-t", "--jail-path", "/", "--agent", "continued"]);
+    daemon.wait(&id);
+    for (prompt, expected) in [
+        (None, ":--screen --continue::changed\r\n"),
+        (Some("go"), ":--screen --continue go::changed\r\n"),
+    ] {
+        let words: Vec<&str> = ["resume", &id].into_iter().chain(prompt).collect();
+        id = ok(&words);
+        daemon.wait(&id);
+        assert_eq!(text(&daemon.stdout(&id)), expected);
+    }
 }
 
 #[test]

@@ -18,8 +18,17 @@ pub(crate) fn presets() -> Result<BTreeMap<String, Preset>, CliError> {
     Ok(with_builtin(&file.agents)?)
 }
 
+/// What a missing login is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Login {
+    /// An error.
+    Needed,
+    /// A message.
+    Reported,
+}
+
 /// Returns what the preset of `--agent` adds to the request; `None` without one.
-pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
+pub(crate) fn request(spawn: &Spawn, login: Login) -> Result<Option<SpawnRequest>, CliError> {
     let Some(name) = &spawn.agent else {
         return Ok(None);
     };
@@ -34,7 +43,10 @@ pub(crate) fn request(spawn: &Spawn) -> Result<Option<SpawnRequest>, CliError> {
     let host = Host::new(lookup);
     let plan = preset.plan(name, &mode, Session::New, &host)?;
     if !spawn.gives_variables() {
-        preset.check_login(name, &plan)?;
+        match (preset.check_login(name, &plan), login) {
+            (Err(error), Login::Reported) => output::message(&error.to_string()),
+            (checked, _) => checked?,
+        }
     }
     for key in &plan.exposed_keys {
         output::message(&format!(
@@ -106,7 +118,10 @@ fn description(request: &SpawnRequest) -> Vec<String> {
     };
     let mounts = jail.mounts.iter().map(|mount| mount.source.clone());
     add("read-only", mounts.collect());
-    let copies = jail.home_files.iter().map(|file| match &file.source {
+    let files = jail.home_files.iter();
+    // An empty file only provides a home.
+    let files = files.filter(|file| file.content.as_deref() != Some(""));
+    let copies = files.map(|file| match &file.source {
         Some(source) => format!("{source} as ~/{}", file.target),
         None => format!("~/{} (new)", file.target),
     });
@@ -130,6 +145,8 @@ struct Listed {
     logins: Vec<String>,
     install: String,
     login_hint: String,
+    /// Variables with a key.
+    keys: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     given: Vec<String>,
 }
@@ -153,6 +170,7 @@ impl Listed {
                 .map_or_else(Vec::new, |plan| plan.logins.clone()),
             install: preset.install.clone(),
             login_hint: preset.login_hint.clone(),
+            keys: preset.keys.iter().map(|key| key.name.clone()).collect(),
             given: match (with_details, &plan) {
                 (true, Some(plan)) => description(&plan.request),
                 _ => Vec::new(),
@@ -175,7 +193,15 @@ impl Listed {
         row("version", self.version.as_deref().unwrap_or_default());
         row("install", &self.install);
         match self.logins.as_slice() {
-            [] => row("login", &format!("none; {}", self.login_hint)),
+            [] => {
+                let keys = match self.keys.is_empty() {
+                    true => String::new(),
+                    false => format!("set {}", self.keys.join(" or ")),
+                };
+                let ways = [keys, self.login_hint.clone()].into_iter();
+                let ways: Vec<String> = ways.filter(|way| !way.is_empty()).collect();
+                row("login", &format!("none; {}", ways.join("; or ")));
+            }
             logins => row("login", &logins.join(", ")),
         }
         for line in &self.given {

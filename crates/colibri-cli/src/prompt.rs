@@ -46,6 +46,12 @@ pub(crate) async fn prompt(global: &Global, options: PromptArgs) -> Result<u8, C
     if accepted? == Acceptance::Sent && is_busy {
         output::message("the agent is working, and reads the prompt after its current work");
     }
+    if agent.state == AgentState::Blocked && turn.is_none() {
+        output::message(&format!(
+            "the agent waits for an answer; give it with colibri attach {}",
+            agent.id
+        ));
+    }
     let Some(turn) = turn else { return Ok(0) };
     let id = &agent.id;
     let answer = match options.timeout {

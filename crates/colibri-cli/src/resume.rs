@@ -34,6 +34,7 @@ fn request(agent: &Agent, name: &str, options: &ResumeArgs) -> Result<SpawnReque
     let presets = crate::agents::presets()?;
     let preset = find(&presets, name)?;
     let mode = match &options.prompt {
+        prompt if agent.terminal.is_some() => Mode::Terminal(prompt.as_deref()),
         Some(_) if agent.asks => {
             return Err(CliError::Message(format!(
                 "agent {} was started with --ask, and a single prompt leaves no time for answers; resume it without a prompt, then use colibri prompt",
@@ -63,6 +64,7 @@ fn request(agent: &Agent, name: &str, options: &ResumeArgs) -> Result<SpawnReque
         name: agent.name.clone(),
         cwd: agent.cwd.clone().filter(|_| agent.jail.is_none()),
         restart: agent.restart.clone(),
+        terminal: agent.terminal,
         resumes: Some(agent.id.clone()),
         ..request
     })

@@ -22,7 +22,7 @@ pub(crate) fn list_order(a: &Agent, b: &Agent) -> Ordering {
 /// Formats the table of `ps`.
 pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
     let mut table = format!(
-        "{:<10}  {:<16}  {:<8}  {:<12}  {:<7}  {:<16}  {:>6}  {:>8}  COMMAND\n",
+        "{:<10}  {:<16}  {:<8}  {:<12}  {:<8}  {:<16}  {:>6}  {:>8}  COMMAND\n",
         "ID", "NAME", "STATE", "EXIT", "RUNTIME", "JAIL", "AGE", "OUTPUT"
     );
     for agent in agents {
@@ -38,7 +38,7 @@ pub(crate) fn agents(agents: &[Agent], now: Timestamp) -> String {
             _ => state,
         };
         table.push_str(&format!(
-            "{:<10}  {:<16}  {state}  {exit:<12}  {:<7}  {:<16}  {:>6}  {:>8}  {}\n",
+            "{:<10}  {:<16}  {state}  {exit:<12}  {:<8}  {:<16}  {:>6}  {:>8}  {}\n",
             agent.id,
             sanitize(agent.name.as_deref().unwrap_or("-"), 16),
             agent.runtime,

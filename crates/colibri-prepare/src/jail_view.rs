@@ -44,18 +44,12 @@ impl JailView<'_> {
         {
             Some(private) => (
                 format!("the sandbox has a private {private}, which hides the host's"),
-                format!(
-                    "mount it with `mounts` {}, or move it out of {private}",
-                    path.display()
-                ),
+                format!("{}, or move it out of {private}", mount_hint(path)),
             ),
             None if self.is_hidden_by_view(path) && !exists => return None,
             None if self.is_hidden_by_view(path) => (
                 "the view minimal of the sandbox hides it".to_owned(),
-                format!(
-                    "mount it with `mounts` {}, or give the view host",
-                    path.display()
-                ),
+                format!("{}, or give the view host", mount_hint(path)),
             ),
             None => {
                 let options = &self.jail.sandbox;
@@ -80,5 +74,20 @@ impl JailView<'_> {
             hint,
             exists,
         })
+    }
+}
+/// Returns how to mount a path. A mount contains no links, and a package of npm needs the packages beside it.
+fn mount_hint(path: &Path) -> String {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let trees = real
+        .ancestors()
+        .filter(|parent| parent.ends_with("node_modules"));
+    let source = trees.last().unwrap_or(&real).display();
+    match real == path {
+        true => format!("mount it with `mounts` {source}"),
+        false => format!(
+            "mount {source} with `mounts` and give the real path {}",
+            real.display()
+        ),
     }
 }

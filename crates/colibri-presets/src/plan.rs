@@ -135,7 +135,7 @@ pub enum PlanError {
         key: String,
     },
     /// Neither a key nor a login file exists.
-    #[error("agent {agent} has no login: {missing}; {hint}")]
+    #[error("agent {agent} has no login: {missing}{}{hint}", if .hint.is_empty() { "" } else { "; " })]
     NoLogin {
         /// Name of the preset.
         agent: String,

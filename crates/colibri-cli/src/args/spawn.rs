@@ -140,7 +140,7 @@ pub(crate) struct Spawn {
     /// File mode creation mask of the agent, octal [default: 022]
     #[arg(long, value_name = "MASK")]
     umask: Option<Umask>,
-    /// Format of the agent's output [default: generic]
+    /// Format of the agent's output [default: auto]
     #[arg(long, value_parser = one_of::<AgentRuntime>(AgentRuntime::NAMES))]
     runtime: Option<AgentRuntime>,
     /// Name of the agent, at most 64 characters, unique among running agents
