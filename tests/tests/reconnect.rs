@@ -322,16 +322,22 @@ fn stopped_daemon_is_waited_for_and_not_started() {
     let script = counting_script(&daemon);
     let id = daemon.spawn(&["--", "sh", "-c", &script]);
     let mut logs = RecordedCommand::start(&daemon, "logs", &["logs", "-f", &id]);
-    let mut attach = RecordedCommand::start(&daemon, "attach", &["attach", "--no-input", &id]);
+    let mut attach = RecordedCommand::start(
+        &daemon,
+        "attach",
+        &["attach", "--all", "--raw", "--no-input", &id],
+    );
     let mut run = RecordedCommand::start(
         &daemon,
         "run",
         &["run", "--", "sh", "-c", "echo ready; exec sleep 1000"],
     );
     add_step(&daemon, "next");
-    wait_until("all output has arrived", || {
-        logs.stdout() == expected_output("out", 1)
-    });
+    for follower in [&logs, &attach] {
+        wait_until("all output has arrived", || {
+            follower.stdout() == expected_output("out", 1)
+        });
+    }
     wait_until("the agent of run has started", || run.stdout() == "ready\n");
     assert!(daemon.terminate());
     for follower in [&logs, &attach, &run] {
