@@ -515,8 +515,16 @@ filtered() {
         directive=' # SKIP needs nc(1) and a kernel with VIMAGE'
     fi
 }
-# Answers each connection to a port of the host with a text.
-serve() { while :; do printf 'HTTP/1.1 200 OK\r\n\r\n%s\n' "$2" | nc -l 127.0.0.1 "$1" >/dev/null || sleep 1; done; }
+# Answers each request to a port of the host with a text. An answer before the request would be an error of the server.
+serve() {
+    mkfifo "$work/answer-$1"
+    while :; do
+        # shellcheck disable=SC2094 # It is a FIFO.
+        nc -N -l 127.0.0.1 "$1" <"$work/answer-$1" | {
+            read -r _ && printf 'HTTP/1.1 200 OK\r\n\r\n%s\n' "$2"
+        } >"$work/answer-$1" || sleep 1
+    done
+}
 
 create_named() {
     next_tag
