@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use colibri_client::{JailConfig, SpawnRequest};
 use colibri_config::ConfigFile;
-use colibri_presets::{Host, Mode, Preset, Session, find, with_builtin};
+use colibri_presets::{AgentPlan, Host, Mode, Preset, Session, find, with_builtin};
 use serde::Serialize;
 
 use crate::args::Spawn;
@@ -18,17 +18,20 @@ pub(crate) fn presets() -> Result<BTreeMap<String, Preset>, CliError> {
     Ok(with_builtin(&file.agents)?)
 }
 
-/// What a missing login is.
+/// How a missing login is handled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Login {
-    /// An error.
-    Needed,
-    /// A message.
-    Reported,
+pub(crate) enum MissingLogin {
+    /// Fails the command.
+    Fail,
+    /// Prints a message and continues.
+    Warn,
 }
 
 /// Returns what the preset of `--agent` adds to the request; `None` without one.
-pub(crate) fn request(spawn: &Spawn, login: Login) -> Result<Option<SpawnRequest>, CliError> {
+pub(crate) fn request(
+    spawn: &Spawn,
+    missing_login: MissingLogin,
+) -> Result<Option<SpawnRequest>, CliError> {
     let Some(name) = &spawn.agent else {
         return Ok(None);
     };
@@ -43,16 +46,14 @@ pub(crate) fn request(spawn: &Spawn, login: Login) -> Result<Option<SpawnRequest
     let host = Host::new(lookup);
     let plan = preset.plan(name, &mode, Session::New, &host)?;
     if !spawn.gives_variables() {
-        match (preset.check_login(name, &plan), login) {
-            (Err(error), Login::Reported) => output::message(&error.to_string()),
-            (checked, _) => checked?,
+        let checked = preset.check_login(name, &plan);
+        match (checked, missing_login) {
+            (Ok(()), _) => {}
+            (Err(error), MissingLogin::Fail) => return Err(error.into()),
+            (Err(error), MissingLogin::Warn) => output::message(&error.to_string()),
         }
     }
-    for key in &plan.exposed_keys {
-        output::message(&format!(
-            "the agent can read the key {key}, which is not replaced by a placeholder: its URL is not https, or the agent needs the key itself"
-        ));
-    }
+    report_exposed_keys(&plan);
     let mut request = plan.request;
     let args = request.args.get_or_insert_default();
     args.extend(spawn.command.iter().cloned());
@@ -71,6 +72,15 @@ pub(crate) fn request(spawn: &Spawn, login: Login) -> Result<Option<SpawnRequest
         }
     }
     Ok(Some(request))
+}
+
+/// Names the keys that the agent can read.
+pub(crate) fn report_exposed_keys(plan: &AgentPlan) {
+    for key in &plan.exposed_keys {
+        output::message(&format!(
+            "the agent can read the key {key}, which is not replaced by a placeholder: its URL is not https, or the agent needs the key itself"
+        ));
+    }
 }
 
 /// Adds what a preset adds to the options of a user. Without a jail, the agent uses the settings and the network of the user.
@@ -119,7 +129,7 @@ fn description(request: &SpawnRequest) -> Vec<String> {
     let mounts = jail.mounts.iter().map(|mount| mount.source.clone());
     add("read-only", mounts.collect());
     let files = jail.home_files.iter();
-    // An empty file only provides a home.
+    // The plan adds an empty file only so that the daemon provides a home.
     let files = files.filter(|file| file.content.as_deref() != Some(""));
     let copies = files.map(|file| match &file.source {
         Some(source) => format!("{source} as ~/{}", file.target),

@@ -5,7 +5,7 @@ use std::path::Path;
 use colibri_client::{AgentRuntime, Client, JailConfig, ProfileInfo, ReloadResult, SpawnRequest};
 use colibri_config::{ConfigError, ConfigSources, SettingsError, default_paths};
 
-use crate::agents::Login;
+use crate::agents::MissingLogin;
 use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{connect, lookup, settings};
 use crate::default_jail::DefaultJail;
@@ -20,7 +20,7 @@ pub(crate) async fn spawn_params(
     spawn: Spawn,
 ) -> Result<SpawnRequest, CliError> {
     let default_jail = DefaultJail::of(&settings(global)?);
-    let agent = crate::agents::request(&spawn, Login::Needed)?;
+    let agent = crate::agents::request(&spawn, MissingLogin::Fail)?;
     let with_agent = |request| crate::agents::with_preset(request, agent);
     let Some(name) = &spawn.profile else {
         let request = spawn.into_request(&ProfileSettings {

@@ -6,7 +6,7 @@ use colibri_client::{ExplainResult, JailConfig};
 use colibri_config::{ConfigFile, Profile, ProfileError, Registries, Settings};
 use colibri_prepare::{Cgroups, HostEnv, Installation, KnownDaemons, Preparer};
 
-use crate::agents::Login;
+use crate::agents::MissingLogin;
 use crate::args::{Global, ProfileSettings, Spawn};
 use crate::connect::{lookup, settings, socket};
 use crate::default_jail::DefaultJail;
@@ -56,7 +56,7 @@ pub(crate) fn explain(global: &Global, spawn: Spawn, json: bool) -> Result<u8, C
         has_cwd: profile.is_some_and(|profile| profile.request.cwd.is_some()),
         secrets: Vec::new(),
     };
-    let agent = crate::agents::request(&spawn, Login::Reported)?;
+    let agent = crate::agents::request(&spawn, MissingLogin::Warn)?;
     if let Some(agent) = &agent {
         crate::agents::explain(agent);
     }

@@ -55,6 +55,7 @@ fn request(agent: &Agent, name: &str, options: &ResumeArgs) -> Result<SpawnReque
         },
     };
     let plan = preset.resume(name, &mode, &ended, &Host::new(lookup))?;
+    crate::agents::report_exposed_keys(&plan);
     if options.variables.is_empty() {
         preset.check_login(name, &plan)?;
     }

@@ -11,7 +11,7 @@ const MAX_USD: f64 = 1e9;
 pub(crate) struct Cost(f64);
 
 impl Cost {
-    /// Creates a cost. A number that is not finite or negative counts as 0, a larger one as the maximum.
+    /// Creates a cost. A negative, infinite or NaN value counts as 0, a value above the maximum as the maximum.
     pub(crate) fn new(usd: f64) -> Self {
         match usd.is_finite() {
             true => Self(usd.clamp(0.0, MAX_USD)),
@@ -46,7 +46,7 @@ impl std::iter::Sum for Cost {
     }
 }
 
-/// Reads a cost in US dollars. An earlier release wrote `null` for an infinite sum, which is read as 0.
+/// Reads a cost in US dollars. Earlier versions wrote `null` for an infinite sum, which is read as 0.
 ///
 /// # Errors
 /// The value is neither a number nor `null`.

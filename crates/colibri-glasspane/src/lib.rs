@@ -18,7 +18,7 @@ pub use command::{
     AgentCommand, CommandError, CommandResponse, PromptDelivery, ResponseParser, encode_command,
     reads_no_commands, sends_response,
 };
-// Part of colibri-proto, not of the public API.
+// Only for colibri-proto; not part of the public API.
 #[doc(hidden)]
 pub use cost::deserialize_cost;
 pub use formatter::TranscriptFormatter;

@@ -152,7 +152,7 @@ impl Question {
                 "invalid answer {answer:?}; enter y or n"
             ))),
             (QuestionKind::Choice(options), Some(yes)) => {
-                self.parse_yes_or_no(options, yes).map(Answer::Chosen)
+                self.option_for(options, yes).map(Answer::Chosen)
             }
             (QuestionKind::Choice(options), None) => {
                 let number = answer.parse::<usize>().ok();
@@ -175,8 +175,8 @@ impl Question {
         }
     }
 
-    /// Returns the option that permits once or refuses. Its label does not matter.
-    fn parse_yes_or_no<'a>(
+    /// Returns the first option that permits once (`yes`) or refuses, regardless of its label.
+    fn option_for<'a>(
         &self,
         options: &'a [QuestionOption],
         yes: bool,

@@ -76,6 +76,7 @@ impl JailView<'_> {
         })
     }
 }
+
 /// Returns how to mount a path. A mount contains no links, and a package of npm needs the packages beside it.
 fn mount_hint(path: &Path) -> String {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());

@@ -254,7 +254,7 @@ fn references(tree: &Path, home: Option<&Path>) -> Vec<PathBuf> {
         let named = named_paths(&String::from_utf8_lossy(&config));
         for path in named.into_iter().take(MAX_REFERENCES) {
             match path {
-                // Names no directory of the project.
+                // An empty core.hooksPath names no directory of the project.
                 NamedPath::Hooks(path) if path.is_empty() => {}
                 NamedPath::Hooks(path) => {
                     let hooks = expand(tree, &path);

@@ -124,9 +124,9 @@ pub enum PlanError {
         /// What it reported.
         session: String,
     },
-    /// The URL of a model contains a password.
+    /// The URL of a model contains a user name or a password.
     #[error(
-        "{variable} contains the name of a user or a password, which would be arguments of the agent; remove it, and set {key}"
+        "cannot pass {variable} to the agent: the URL contains a user name or a password, which the agent could read; remove it from the URL (the agent authenticates with {key})"
     )]
     UserInUrl {
         /// The variable with the URL.
@@ -659,7 +659,7 @@ mod tests {
             "me@h:8000",
         ] {
             let error = plan(Some("sk"), Some(url)).unwrap_err().to_string();
-            assert!(error.starts_with("URL contains"), "{error}");
+            assert!(error.starts_with("cannot pass URL"), "{error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
     }

@@ -138,7 +138,7 @@ pub(crate) fn provide(
             symlink(owner.as_str(), &link)
                 .map_err(|error| SpawnError::from_io("creating", &link, error))?;
             if let Err(error) = fs::rename(source, &path) {
-                // It is removed at the next start otherwise.
+                // If this fails, the daemon removes the link at its next start.
                 let _ = remove_owner_link(&path);
                 return Err(match error.kind() {
                     io::ErrorKind::NotFound => SpawnError::HomeMoved { id: owner },

@@ -134,7 +134,7 @@ struct ShownQuestions {
     count: u64,
     /// The last question of each agent of this server.
     last: BTreeMap<String, (u64, Question)>,
-    /// The last questions of each agent that the client has answered, which its output does not tell.
+    /// The last answered questions of each agent, newest first. The output of some agents does not show that a question was answered.
     answered: BTreeMap<String, VecDeque<Question>>,
 }
 
@@ -150,6 +150,18 @@ impl ShownQuestions {
                 self.count
             }
         }
+    }
+
+    /// Reports whether the client has seen this question under this number.
+    fn is_shown(&self, agent: &str, number: u64, question: &Question) -> bool {
+        let last = self.last.get(agent);
+        last.is_some_and(|(shown, last)| *shown == number && last == question)
+    }
+
+    /// Forgets the questions of an agent.
+    fn forget(&mut self, agent: &str) {
+        self.last.remove(agent);
+        self.answered.remove(agent);
     }
 
     /// Records an answer.
@@ -218,7 +230,7 @@ impl AgentTools {
     }
 
     #[tool(
-        description = "Answer the open question of an agent, wait for the end of its turn, and return its answer, as prompt_agent does"
+        description = "Answer the open question of an agent, by the number that prompt_agent or read_agent returned. If another question is open, return it at once; otherwise wait for the end of the turn and return its answer, as prompt_agent does"
     )]
     async fn answer_agent(&self, Parameters(params): Parameters<AnswerParams>) -> CallToolResult {
         result(self.answer(params).await)
@@ -316,7 +328,8 @@ impl AgentTools {
                 agent.id
             ))
         })?;
-        if self.number(&agent.id, question) != params.question {
+        let is_shown = self.shown().is_shown(&agent.id, params.question, question);
+        if !is_shown {
             return Err(CliError::Message(format!(
                 "agent {} waits for the answer to another question; read it with read_agent, and give its number",
                 agent.id
@@ -357,6 +370,9 @@ impl AgentTools {
         agent: &Agent,
     ) -> Result<(String, Vec<Question>), CliError> {
         let (text, questions) = transcript(client, agent).await?;
+        if questions.is_empty() {
+            self.shown().forget(&agent.id);
+        }
         Ok((text, self.shown().open(&agent.id, questions)))
     }
 
@@ -388,6 +404,7 @@ impl AgentTools {
     async fn kill(&self, id: &str) -> Result<Value, CliError> {
         let (client, agent) = self.agent(id).await?;
         kill(&client, &agent.id).await?;
+        self.shown().forget(&agent.id);
         Ok(json!({"id": agent.id, "killed": true}))
     }
 
@@ -547,8 +564,13 @@ mod tests {
             ("x", &asked[1], 3),
             ("x", &asked[0], 4),
         ] {
+            assert!(!shown.is_shown(agent, shown.count + 1, question));
             assert_eq!(shown.number(agent, question), expected);
+            assert!(shown.is_shown(agent, expected, question));
         }
+        assert!(!shown.is_shown("x", 4, &asked[1]));
+        shown.forget("x");
+        assert!(!shown.is_shown("x", 4, &asked[0]));
     }
 
     #[test]

@@ -106,7 +106,7 @@ impl DetachMatcher {
 
     fn step(&mut self, key: &[u8], event: KeyEvent, typed: &mut Typed) {
         let KeyEvent::Press(pressed) = event else {
-            // It neither continues nor breaks the sequence.
+            // An ignored event neither continues nor breaks the sequence.
             match self.matched {
                 0 => typed.forwarded.extend(key),
                 _ => self.held.extend(key),

@@ -186,7 +186,7 @@ impl Registry {
         let status = agent.shim.state().borrow().status.clone();
         let snapshot = AgentSnapshot::new(&pane, &status, None);
         if !adopted {
-            // What the agent has done before it was added.
+            // Counts the runs and output before the registration, as a change from an agent that has just started.
             let started = ShimStatus {
                 run: 1,
                 ..ShimStatus::default()

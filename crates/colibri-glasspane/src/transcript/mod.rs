@@ -11,7 +11,7 @@ use crate::question::Question;
 use crate::runtimes::{EventReader, LineKind};
 use crate::sanitize::{Sanitizer, sanitize_line, sanitize_text};
 
-use open_questions::{Asked, MAX_OPEN, OpenQuestions};
+use open_questions::{AskResult, MAX_OPEN, OpenQuestions};
 pub(crate) use summary::{arguments_line, arguments_text, content_text};
 
 /// Maximum length of a line of a tool call or result, in characters.
@@ -269,11 +269,11 @@ impl Transcript {
             Event::ToolEnded { id, result, failed } => self.push_tool_result(id, result, failed),
             Event::Question(question) => {
                 match self.open_questions.ask(question.clone()) {
-                    Asked::Queued => self.items.push(TranscriptItem::Question(question)),
-                    Asked::FirstDropped => self.error(&format!(
+                    AskResult::Queued => self.items.push(TranscriptItem::Question(question)),
+                    AskResult::FirstDropped => self.error(&format!(
                         "asks more than {MAX_OPEN} questions at once; the rest is not shown and gets no answer; cancel the turn"
                     )),
-                    Asked::Dropped => {}
+                    AskResult::Dropped => {}
                 }
             }
             Event::TurnsEnded(turns) => self.turns = self.turns.saturating_add(turns),

@@ -13,13 +13,13 @@ pub(super) struct OpenQuestions {
     questions: VecDeque<Question>,
     /// Several were open at once: progress of one tool does not answer the question about another.
     are_several: bool,
-    /// A question was dropped since the queue was full for the first time.
+    /// A question was dropped, and the error was reported, since the queue was last empty.
     has_dropped: bool,
 }
 
 /// What happened to a new question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asked {
+pub(super) enum AskResult {
     /// It waits for its answer.
     Queued,
     /// The queue is full, and no question was dropped before.
@@ -38,22 +38,23 @@ impl OpenQuestions {
     }
 
     /// Queues a question unless the queue is full.
-    pub(super) fn ask(&mut self, question: Question) -> Asked {
+    pub(super) fn ask(&mut self, question: Question) -> AskResult {
         if self.questions.len() >= MAX_OPEN {
             return match std::mem::replace(&mut self.has_dropped, true) {
-                true => Asked::Dropped,
-                false => Asked::FirstDropped,
+                true => AskResult::Dropped,
+                false => AskResult::FirstDropped,
             };
         }
         self.questions.push_back(question);
         self.are_several |= self.questions.len() > 1;
-        Asked::Queued
+        AskResult::Queued
     }
 
     /// Records an answer to the first question.
     pub(super) fn answer(&mut self) {
         self.questions.pop_front();
         self.are_several &= !self.questions.is_empty();
+        self.has_dropped &= !self.questions.is_empty();
     }
 
     /// Records that the agent continues.
@@ -100,9 +101,9 @@ mod tests {
         );
         for number in 0..100 {
             let expected = match number {
-                0..MAX_OPEN => Asked::Queued,
-                MAX_OPEN => Asked::FirstDropped,
-                _ => Asked::Dropped,
+                0..MAX_OPEN => AskResult::Queued,
+                MAX_OPEN => AskResult::FirstDropped,
+                _ => AskResult::Dropped,
             };
             assert_eq!(open.ask(question(&number.to_string())), expected);
         }
