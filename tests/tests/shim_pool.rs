@@ -44,6 +44,7 @@ fn killed_pooled_shim_is_replaced() {
     let daemon = Daemon::start();
     let PooledShim { id, pid } = wait_for_pooled_shim(&daemon);
     kill_9(pid);
+    wait_until("the shim has ended", || processes_with(&id).is_empty());
     let next = daemon.spawn(&["--", "sh", "-c", "exit 4"]);
     assert_ne!(next, id);
     assert_eq!(daemon.wait(&next), Some(4));
