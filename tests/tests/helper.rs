@@ -417,15 +417,11 @@ fn append_result(table: &mut String, attack: &str, output: &Output) {
         .status
         .code()
         .map_or("signal".to_owned(), |code| code.to_string());
-    let mut message = text(&output.stderr).trim_end().to_owned();
-    for user in [CALLER, OTHER, UNLISTED, AGENT] {
-        message = message.replace(&format!("uid {} ", uid(user)), &format!("uid of {user} "));
-        message = message.replace(&uid(user).to_string(), &format!("<{user}>"));
-    }
+    let message = text(&output.stderr);
     // The pids of a kernel thread (2) and of a missing process (4194303) are constants in the scripts.
     let mut previous = "";
     let mut words = Vec::new();
-    for word in message.split(' ') {
+    for word in message.trim_end().split(' ') {
         let varies = word
             .parse::<u32>()
             .is_ok_and(|pid| pid != 2 && pid != 4_194_303);
@@ -433,7 +429,13 @@ fn append_result(table: &mut String, attack: &str, output: &Output) {
         words.push(if is_pid { "PID" } else { word });
         previous = word;
     }
-    writeln!(table, "{attack}\n    {code}: {}", words.join(" ")).unwrap();
+    // After the pids, which may contain the digits of an uid.
+    let mut message = words.join(" ");
+    for user in [CALLER, OTHER, UNLISTED, AGENT] {
+        message = message.replace(&format!("uid {} ", uid(user)), &format!("uid of {user} "));
+        message = message.replace(&uid(user).to_string(), &format!("<{user}>"));
+    }
+    writeln!(table, "{attack}\n    {code}: {message}").unwrap();
 }
 
 #[test]
