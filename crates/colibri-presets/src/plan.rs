@@ -542,9 +542,12 @@ fn add_key(
 /// Reports whether a URL contains the name of a user, or a password.
 fn has_user(url: &str) -> bool {
     let (_, rest) = url.split_once("//").unwrap_or(("", url));
-    rest.split(['/', '?', '#'])
-        .next()
-        .is_some_and(|authority| authority.contains('@'))
+    authority_part(rest).contains('@')
+}
+
+/// Returns the part of a URL between its scheme and its path, from what follows the scheme.
+fn authority_part(rest: &str) -> &str {
+    rest.find(['/', '?', '#']).map_or(rest, |end| &rest[..end])
 }
 
 /// Returns `HOST:PORT` of a URL, and whether it uses TLS; `None` if it is not an HTTP URL.
@@ -554,28 +557,26 @@ fn authority(url: &str) -> Option<(String, bool)> {
         (_, Some(rest)) => (HttpScheme::Http, false, rest),
         _ => return None,
     };
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let destination = Destination::from_authority(authority, scheme.default_port()).ok()?;
+    let destination =
+        Destination::from_authority(authority_part(rest), scheme.default_port()).ok()?;
     Some((destination.to_string(), is_tls))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::program::tests::executable;
 
     #[test]
     fn arguments_of_all_presets_match_the_snapshot() {
         use std::fmt::Write;
-        use std::os::unix::fs::PermissionsExt;
 
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().to_str().unwrap().to_owned();
         let host = Host::new(|name| (name == "PATH").then(|| path.clone()));
         let mut shown = String::new();
         for (name, preset) in crate::builtin() {
-            let program = dir.path().join(&preset.program);
-            std::fs::write(&program, "").unwrap();
-            std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+            executable(&dir.path().join(&preset.program), "");
             for (label, mode) in [
                 ("once", Mode::Once("PROMPT")),
                 ("driven", Mode::Driven),
@@ -602,12 +603,9 @@ mod tests {
 
     #[test]
     fn agent_with_a_key_gets_no_login_file_and_no_password() {
-        use std::os::unix::fs::PermissionsExt;
-
         let dir = tempfile::tempdir().unwrap();
         let program = dir.path().join("agent");
-        std::fs::write(&program, "").unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        executable(&program, "");
         std::fs::create_dir_all(dir.path().join("settings/deep")).unwrap();
         std::fs::write(dir.path().join("settings/deep/login"), "s3cret").unwrap();
         std::fs::write(dir.path().join("other"), "").unwrap();

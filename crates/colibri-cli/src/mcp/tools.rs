@@ -355,10 +355,6 @@ impl AgentTools {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn number(&self, agent: &str, question: &Question) -> u64 {
-        self.shown().number(agent, question)
-    }
-
     fn blocked(&self, id: &str, question: &Question) -> Value {
         json!({"id": id, "state": "blocked", "question": self.question(id, question)})
     }
@@ -382,7 +378,7 @@ impl AgentTools {
         let options: Vec<Value> = options
             .map(|option| json!({"answer": option.answer, "label": option.label}))
             .collect();
-        let number = self.number(agent, question);
+        let number = self.shown().number(agent, question);
         json!({"number": number, "text": question.text, "options": options})
     }
 
